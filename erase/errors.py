@@ -1,0 +1,28 @@
+"""Every error that a user can meet, and the exit code it ends with.
+
+    EraseError            1   a run failed
+    ├── InputError        2   something given from outside is wrong
+    └── Interrupted     130   stopped on request; the run can be resumed
+
+The text of an error is one line: what is wrong, the value got, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class EraseError(Exception):
+    """A run failed; what it had saved is kept."""
+
+    exit_code = 1
+
+
+class InputError(EraseError):
+    """A value, file or folder given from outside cannot be used."""
+
+    exit_code = 2
+
+
+class Interrupted(EraseError):
+    """The user asked to stop; the state is on disk."""
+
+    exit_code = 130
