@@ -15,7 +15,7 @@ from erase.world.captions import TOKENS, draw_captions, encode
 from erase.world.fitting import Loss, Plan
 from erase.world.scenes import augment, draw_scenes, render
 
-PLAN = Plan("text_encoder", steps=900, lr=1e-3, warmup=50, ema=0.99, weight_decay=0.01)
+PLAN = Plan("text_encoder", steps=600, lr=1e-3, warmup=50, ema=0.99, weight_decay=0.01)
 BATCH = 128
 WIDTH = 192
 
