@@ -46,6 +46,7 @@ def scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         timestep_spacing="trailing",
+        steps_offset=1,
         prediction_type="epsilon",
     )
 

@@ -1,0 +1,201 @@
+"""Read a configuration from YAML and overrides, and report every problem with it at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from erase.config.schema import Config, MethodSection
+from erase.errors import InputError
+from erase.resources import bundled_config
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 20
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset without what a configuration never needs: repeated keys, aliases, deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=self.peek_event().start_mark)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+            # An unhashable key is a list or a mapping; the parent's method reports it.
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The complete configuration of a run.
+
+    Args:
+        path: a YAML file; without one, and with neither `concept` nor `model` among the overrides, the bundled demo.
+        overrides: dotted path to value, say `{"train.forget.lr": 1e-4}`. A new name for `concept` or `method`
+            replaces that whole section, as the rest of it belonged to the old name.
+
+    Raises:
+        InputError: with one line for each problem; also for a file that is missing, too large or not YAML.
+    """
+    overrides = dict(overrides or {})
+    given: dict[str, Any] = {}
+    source = ""
+    if path is None and not {"concept", "concept.name", "model"} & set(overrides):
+        path = bundled_config("demo.yaml")
+    if path is not None:
+        given, source = _read(Path(path)), f"{path}: "
+    # Whole sections first, so that `method=ga` does not undo `method.parameters=full`.
+    for key in sorted(overrides, key=lambda k: k.count(".")):
+        _put(given, key, overrides[key])
+    try:
+        return Config.model_validate(given)
+    except ValidationError as error:
+        lines = list(dict.fromkeys(_problem(detail) for detail in error.errors(include_url=False)))
+    if len(lines) == 1:
+        raise InputError(f"{source}{lines[0]}")
+    raise InputError("\n  ".join([f"{source}{len(lines)} problems", *lines]))
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML which, loaded again, gives an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_value(text: str) -> Any:
+    """The value of `--set key=text`, read as YAML would; what is no YAML is the text itself."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+    except yaml.YAMLError:
+        return text
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes, a configuration at most {MAX_BYTES:,}")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"no configuration at {path}{_nearby(path)}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a YAML text in UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        given = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+    except yaml.MarkedYAMLError as error:
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path} is not valid YAML: {error.problem}{where}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise InputError(f"{path} holds a {type(given).__name__}, not settings such as 'concept: cat'")
+    return {str(key): value for key, value in given.items()}
+
+
+def _nearby(path: Path) -> str:
+    found = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, found, n=1, cutoff=0.5)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def _put(given: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one value in nested settings, making sections on the way."""
+    *sections, key = dotted.split(".")
+    here = given
+    for name in sections:
+        inner = here.get(name)
+        # `concept: cat` is short for `concept: {name: cat}`, also when an override adds to it.
+        inner = {"name": inner} if isinstance(inner, str) else inner if isinstance(inner, dict) else {}
+        here[name] = dict(inner)
+        here = here[name]
+    old = here.get(key)
+    if not sections and key in ("concept", "method") and isinstance(old, dict) and old.get("name") == value:
+        return
+    here[key] = value
+
+
+def _problem(detail: Any) -> str:
+    """One line for one pydantic error: path, what is wrong, the value, what to do."""
+    parts = [str(part) for part in detail["loc"] if not _is_branch(str(part))]
+    path, kind, value, context = ".".join(parts), detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{path}: unknown key{_suggest_key(parts)}"
+    if kind == "missing":
+        return f"{path}: required"
+    if kind == "literal_error":
+        return f"{path}: {value!r} is not one of {context['expected']}{_suggest(value, _choices(parts))}"
+    if kind == "value_error":
+        text = str(context["error"])
+        shown = "" if isinstance(value, Mapping | BaseModel) else f", got {value!r}"
+        return f"{path}: {text}{shown}"
+    if kind == "string_pattern_mismatch" and path == "device":
+        return f"{path}: {value!r} is not auto, cpu, cuda, cuda:N or mps"
+    text = detail["msg"].removeprefix("Input ").replace("should", "must")
+    shown = repr(value) if len(repr(value)) < 80 else repr(value)[:76] + " ..."
+    return f"{path}: {text}, got {shown}"
+
+
+def _is_branch(part: str) -> bool:
+    # The names that pydantic gives to the members of keep's union are no part of a user's path.
+    return part.startswith(("literal[", "list["))
+
+
+def _suggest(value: Any, options: list[str]) -> str:
+    close = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _suggest_key(parts: list[str]) -> str:
+    """The key meant: one like it in its own section, else the same key in another."""
+    section = _section(parts[:-1])
+    siblings = list(section.model_fields) if section else []
+    close = _suggest(parts[-1], siblings)
+    if close:
+        return close
+    elsewhere = [path for path in _paths(Config) if path.split(".")[-1] == parts[-1]]
+    if elsewhere:
+        return f"; did you mean {' or '.join(repr(path) for path in elsewhere)}?"
+    return f"; known here: {', '.join(siblings)}" if siblings else ""
+
+
+def _section(parts: list[str]) -> type[BaseModel] | None:
+    section: type[BaseModel] = Config
+    for part in parts:
+        field = section.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return None
+        section = field.annotation
+    return section
+
+
+def _choices(parts: list[str]) -> list[str]:
+    section = _section(parts[:-1]) or MethodSection
+    field = section.model_fields.get(parts[-1])
+    return [str(choice) for choice in get_args(field.annotation)] if field else []
+
+
+def _paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _paths(field.annotation, f"{prefix}{name}.")

@@ -1,0 +1,224 @@
+"""The settings of one run. Each field says what changes when it does; what is left out depends on the method."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_serializer, model_validator
+
+WORLD = "world"
+
+# What a method sets where the user is silent. Keys under "method" are the options which that method has; an option of
+# another method is refused. The rates are for Stable Diffusion and follow the methods' published ones.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "esd": {
+        "method": {"parameters": "xattn", "guidance": 1.0, "retain_weight": 1.0},
+        "train": {"rounds": 500, "batch": 1, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5, "warmup": 20}},
+    },
+    "ablation": {
+        "method": {"parameters": "xattn-kv", "retain_weight": 1.0},
+        "train": {"rounds": 200, "batch": 4, "forget": {"lr": 8e-6}, "retain": {"lr": 8e-6}},
+    },
+    "salun": {
+        "method": {"parameters": "full", "mask_share": 0.5, "retain_weight": 1.0},
+        "train": {"rounds": 500, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
+    },
+    "sfron": {
+        "method": {"parameters": "full", "ratio": 1.0, "retain_weight": 1.0},
+        "train": {"rounds": 500, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
+    },
+    "ga": {
+        "method": {"parameters": "xattn", "retain_weight": 1.0},
+        "train": {"rounds": 100, "batch": 4, "forget": {"lr": 5e-6}, "retain": {"lr": 1e-5}},
+    },
+}
+
+# Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates and more pictures.
+WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "esd": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 2e-4}, "retain": {"lr": 2e-4}}},
+    "ablation": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 2e-4}, "retain": {"lr": 2e-4}}},
+    "salun": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 1e-4}, "retain": {"lr": 1e-4}}},
+    "sfron": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 1e-4}, "retain": {"lr": 1e-4}}},
+    "ga": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 1e-4}, "retain": {"lr": 2e-4}}},
+}
+
+
+def _refuse_bool(value: Any) -> Any:
+    # YAML's yes and on are True, which pydantic would take for the number 1.
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_refuse_bool)]
+Real = Annotated[float, BeforeValidator(_refuse_bool)]
+
+
+class Section(BaseModel):
+    """What all sections share: no unknown keys, no infinities, no change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+
+
+class ConceptSection(Section):
+    """What goes. A bare name stands for `{name: ...}`."""
+
+    name: str = Field(min_length=1, max_length=200, description="What to erase, in the words a prompt would use.")
+    kind: Literal["auto", "object", "style", "person", "nudity"] = Field(
+        "auto", description="Decides the sentences it is trained and judged in; auto: looked up, else an object."
+    )
+    anchor: str = Field(
+        "",
+        max_length=200,
+        description="What it becomes. Empty: the unconditional picture, or another concept's where the method relabels.",
+    )
+    keep: Literal["auto"] | list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        "auto", description="Neighbours whose pictures must stay. auto: the nearest by text similarity."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ConceptSection:
+        name = self.name.lower()
+        if self.anchor.lower() == name:
+            raise ValueError("the anchor is the concept itself, so nothing would change; name another one")
+        if self.keep == []:
+            raise ValueError("nothing to keep; name at least one neighbour, or auto")
+        if self.keep != "auto" and name in (k.lower() for k in self.keep):
+            raise ValueError("the concept stands among those to keep; take it out of keep")
+        return self
+
+
+class MethodSection(Section):
+    """How it goes: the losses and the weights they may move. A bare name stands for `{name: ...}`."""
+
+    name: Literal["esd", "ablation", "salun", "sfron", "ga"] = Field(description="Which losses; see `erase list methods`.")
+    parameters: str = Field(
+        min_length=1,
+        description="Weights that train: xattn-kv, xattn, noxattn, full, or a regular expression on their names. "
+        "More of them erase harder, cost more memory and break more.",
+    )
+    guidance: Real | None = Field(
+        None, ge=0, le=30, description="esd: how far away it steers. Higher erases harder and hurts neighbours sooner."
+    )
+    mask_share: Real | None = Field(
+        None, gt=0, le=1, description="salun: share of the weights that a forget step may move. Smaller spares the rest."
+    )
+    ratio: Real | None = Field(
+        None, gt=0, description="sfron: how much a weight must matter for forgetting over retaining. Higher moves fewer."
+    )
+    retain_weight: Real = Field(
+        gt=0, description="Factor on the retain loss. Adaptive optimizers cancel it unless the optimizer is shared or joint."
+    )
+
+    @field_validator("parameters")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is neither a preset nor a valid regular expression ({error})") from None
+        return value
+
+    @model_validator(mode="after")
+    def _own_options(self) -> MethodSection:
+        known = METHOD_DEFAULTS[self.name]["method"]
+        for option in sorted(self.model_fields_set - {"name"} - set(known)):
+            if getattr(self, option) is not None:
+                raise ValueError(f"{self.name} has no option {option!r}; it has {', '.join(known)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_foreign_options(self, handler: Any) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+
+class RoleSection(Section):
+    """The optimizer of one role."""
+
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="Update rule. sgd follows the size of the gradient, the others almost ignore it."
+    )
+    lr: Real = Field(gt=0, le=1, description="Step size. The ratio of forget to retain decides what breaks.")
+    warmup: Count = Field(0, ge=0, description="Steps in which the rate rises from near zero; softens a role's first steps.")
+    clip: Real | None = Field(
+        1.0, gt=0, description="Largest gradient norm; longer ones are scaled down to it. null: no limit."
+    )
+    weight_decay: Real = Field(0.0, ge=0, lt=1, description="Pull of every step towards zero. Acts once per role and round.")
+
+
+class TrainSection(Section):
+    """The turns. One round is one forget step, then one retain step."""
+
+    rounds: Count = Field(ge=1, le=1_000_000, description="How long it trains. More erases further and drifts further.")
+    batch: Count = Field(ge=1, le=4096, description="Noisy latents per micro-batch. More is steadier and needs more memory.")
+    accumulate: Count = Field(
+        1, ge=1, le=4096, description="Micro-batches per step: a larger batch in the same memory, at equal time per sample."
+    )
+    precision: Literal["fp32", "bf16-mixed", "fp16-mixed"] = Field(
+        "fp32", description="Precision of the forward and backward pass. Trained weights stay float32 either way."
+    )
+    optimizer: Literal["dual", "dual_plus", "shared", "joint"] = Field(
+        "dual",
+        description="dual: moments of its own for each role. dual_plus: shared base and own deltas. shared: one optimizer, "
+        "in turns. joint: one, on the sum. shared and joint take their rule and decay from the forget section.",
+    )
+    forget: RoleSection = Field(description="Optimizer of the forget steps.")
+    retain: RoleSection = Field(description="Optimizer of the retain steps.")
+    preview_every: Count = Field(50, ge=0, description="Rounds between sample grids; training waits for each. 0: none.")
+    checkpoint_every: Count = Field(
+        50, ge=0, description="Rounds between checkpoints; a crash loses the rounds since. 0: only at the end or a stop."
+    )
+
+
+class EvaluateSection(Section):
+    """How it is judged, before and after, on the same prompts and noise."""
+
+    prompts: Count = Field(200, ge=1, le=100_000, description="Prompts on each side. More narrow the intervals.")
+    seeds: Count = Field(1, ge=1, le=1000, description="Pictures per prompt. They add less than as many more prompts.")
+    steps: Count = Field(25, ge=1, le=1000, description="Denoising steps per picture. Fewer are faster and blurrier.")
+    guidance: Real = Field(3.0, ge=0, le=30, description="How closely pictures follow their prompt.")
+    skip: bool = Field(False, description="Leave judging out; `erase eval RUN` does it later.")
+
+
+class Config(Section):
+    """One run, complete: every value it depends on is in here."""
+
+    model: str = Field(WORLD, min_length=1, description="world, a hub id, a diffusers folder, or a .safetensors file.")
+    concept: ConceptSection = Field(description="What goes.")
+    method: MethodSection = Field(description="How it goes.")
+    train: TrainSection = Field(description="The turns.")
+    evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection(), description="How it is judged.")
+    seed: Count = Field(0, ge=0, lt=2**32, description="Start of every random stream. Same seed and machine: same bits.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
+    output: str | None = Field(None, min_length=1, description="Run folder. null: runs/<date>-<concept>-<method>.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        return complete(given) if isinstance(given, dict) else given
+
+
+def complete(given: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what the method sets by default; wrong values pass through, for validation to report."""
+    given = dict(given)
+    for section in ("concept", "method"):
+        if isinstance(given.get(section), str):
+            given[section] = {"name": given[section]}
+    method = given.setdefault("method", {"name": "esd"})
+    name = method.get("name", "esd") if isinstance(method, dict) else "esd"
+    name = name if isinstance(name, str) and name in METHOD_DEFAULTS else "esd"
+    defaults: dict[str, Any] = {"method": {"name": name}}
+    defaults = _laid_over(defaults, METHOD_DEFAULTS[name])
+    if given.get("model", WORLD) == WORLD:
+        defaults = _laid_over(defaults, WORLD_DEFAULTS[name])
+    return _laid_over(defaults, given)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `below` with the values of `above` in it, section by section."""
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in below.items()}
+    for key, value in above.items():
+        mine = result.get(key)
+        result[key] = _laid_over(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
+    return result

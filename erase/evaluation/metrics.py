@@ -1,0 +1,196 @@
+"""Scores as pure functions of rows, before and after, with names used everywhere.
+
+A hit needs a picture: where the pixels are blank nothing counts as right, whatever a judge answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from erase.errors import InputError
+from erase.evaluation.rows import ARMS, Arm, Row, pairs, validate
+from erase.evaluation.statistics import Interval, cluster_bootstrap, mcnemar, paired_difference, proportion
+
+NONE = "none"
+Verdict = Literal["not drawn before", "degenerate", "gone", "weaker", "still there"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number of the report with its 95 % interval, over `n` pictures."""
+
+    name: str
+    arm: Arm
+    value: float
+    low: float
+    high: float
+    n: int
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """After minus before over twins: 95 % interval, n pairs, and McNemar's p where the score counts hits."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Where a score looks: the rows of `role`, each turned into a number by `measure(row, judge)`."""
+
+    role: str
+    measure: Callable[[Row, str], float]
+    higher_is_better: bool
+    counts: bool = True
+
+
+def answer(row: Row, domain: str, judge: str) -> str:
+    """What a judge says the picture shows: a class name or "none"."""
+    try:
+        return row["judges"][judge][domain]
+    except KeyError:
+        known = ", ".join(row["judges"]) or "no judge at all"
+        raise InputError(f"rows: judge {judge!r} has no answer for {domain}; the rows hold {known}") from None
+
+
+def is_right(row: Row, domain: str, judge: str) -> bool:
+    """Is there a picture, and does it show what the prompt named in `domain`?"""
+    return bool(row["valid"]) and answer(row, domain, judge) == row["expected"][domain]
+
+
+def is_valid(row: Row, judge: str) -> bool:
+    """Is it a picture of anything?
+
+    False when the pixels are blank, or when both heads of the judge answer "none of the above". One head is not
+    enough: a clear drawing of a thing outside the world has a style but no name. A plain background counts as
+    invalid, since nothing tells it from what a dead model draws.
+    """
+    return bool(row["valid"]) and any(answer(row, domain, judge) != NONE for domain in ("object", "style"))
+
+
+def _same(row: Row, judge: str) -> float:
+    return float(is_right(row, row["domain"], judge))
+
+
+def _other(row: Row, judge: str) -> float:
+    return float(is_right(row, "style" if row["domain"] == "object" else "object", judge))
+
+
+def _valid(row: Row, judge: str) -> float:
+    return float(is_valid(row, judge))
+
+
+def _clip(row: Row, judge: str) -> float:
+    if row["clip_score"] is None:
+        raise InputError(f"rows: {row['arm']}, {row['prompt_id']} has no clip_score; judge the pictures with CLIP")
+    return float(row["clip_score"])
+
+
+METRICS: dict[str, Metric] = {
+    "forget_accuracy": Metric("forget", _same, False),
+    "retain_accuracy": Metric("retain_in", _same, True),
+    "neighbour_accuracy": Metric("neighbour", _same, True),
+    "cross_accuracy": Metric("retain_cross", _other, True),
+    "validity": Metric("forget", _valid, True),
+    "clip_score_forget": Metric("forget", _clip, False, counts=False),
+    "clip_score_retain": Metric("retain_in", _clip, True, counts=False),
+}
+# The other domain where the concept is named, beside cross_accuracy where it is not: does "a pixel art cat" without
+# a cat stay pixel art?
+IN_PROMPT = Metric("forget", _other, True)
+
+
+def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
+    """All scores of a run, before and after, in a fixed order whatever that of the rows.
+
+    `retain_agreement` is the share of retain_in twins that the judge calls the same; before, it is 1 by definition.
+    Raises `InputError` for rows that fail `validate` and for a metric without rows.
+    """
+    validate(rows)
+    found = []
+    for name, metric in METRICS.items():
+        for arm in ARMS:
+            found.append(_score(name, arm, _interval(rows, name, metric, arm, judge), metric.higher_is_better))
+    agreement = retain_agreement(rows, judge=judge)
+    found.append(Score("retain_agreement", "before", 1.0, 1.0, 1.0, agreement.n, True))
+    found.append(_score("retain_agreement", "after", agreement, True))
+    return found
+
+
+def in_prompt_accuracy(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
+    """The rest of the prompt where the concept is named, before and after: style for an object, object for a style."""
+    validate(rows)
+    name = "in_prompt_accuracy"
+    return [_score(name, arm, _interval(rows, name, IN_PROMPT, arm, judge), True) for arm in ARMS]
+
+
+def retain_agreement(rows: Sequence[Row], *, judge: str = "conv") -> Interval:
+    """Share of retain_in twins to which the judge gives one answer in the concept's domain."""
+    twins = _twins(rows, "retain_agreement", "retain_in")
+    same = [
+        bool(b["valid"]) == bool(a["valid"]) and answer(b, b["domain"], judge) == answer(a, a["domain"], judge)
+        for b, a in twins
+    ]
+    return proportion(same, [b["prompt_id"] for b, _ in twins])
+
+
+def changes(rows: Sequence[Row], *, judge: str = "conv") -> list[Change]:
+    """Paired differences after - before of every score that both arms have."""
+    validate(rows)
+    found = []
+    for name, metric in METRICS.items():
+        twins = _twins(rows, name, metric.role)
+        before, after = ([metric.measure(pair[i], judge) for pair in twins] for i in (0, 1))
+        gap = paired_difference(before, after, [b["prompt_id"] for b, _ in twins])
+        p = mcnemar([v > 0 for v in before], [v > 0 for v in after]).p if metric.counts else None
+        found.append(Change(name, gap.value, gap.low, gap.high, gap.n, p))
+    return found
+
+
+def verdict(found: Sequence[Score]) -> Verdict:
+    """The run in two words, for a headline that refuses to praise destroyed pictures.
+
+    "not drawn before": under half of the forget pictures showed the concept, so nothing can be said. "degenerate":
+    validity fell below half of what it was. Else by forget_accuracy after: at most a tenth of before is "gone", at
+    most half is "weaker".
+    """
+    values = {(s.name, s.arm): s.value for s in found}
+    try:
+        drawn, left = values["forget_accuracy", "before"], values["forget_accuracy", "after"]
+        shape, rest = values["validity", "before"], values["validity", "after"]
+    except KeyError as error:
+        raise InputError(f"scores: {' '.join(error.args[0])} is missing; evaluate the run again") from None
+    if drawn < 0.5:
+        return "not drawn before"
+    if rest < 0.5 * shape:
+        return "degenerate"
+    if left <= 0.1 * drawn:
+        return "gone"
+    return "weaker" if left <= 0.5 * drawn else "still there"
+
+
+def _interval(rows: Sequence[Row], name: str, metric: Metric, arm: Arm, judge: str) -> Interval:
+    chosen = [pair[ARMS.index(arm)] for pair in _twins(rows, name, metric.role)]
+    values, clusters = [metric.measure(r, judge) for r in chosen], [r["prompt_id"] for r in chosen]
+    if metric.counts:
+        return proportion([v > 0 for v in values], clusters)
+    return cluster_bootstrap(values, clusters, bounds=(-1.0, 1.0))
+
+
+def _twins(rows: Sequence[Row], name: str, role: str) -> list[tuple[Row, Row]]:
+    twins = pairs(rows, role)
+    if not twins:
+        raise InputError(f"{name}: no rows with role {role!r} (n = 0); evaluate with that role's prompts")
+    return twins
+
+
+def _score(name: str, arm: Arm, found: Interval, higher_is_better: bool) -> Score:
+    return Score(name, arm, found.value, found.low, found.high, found.n, higher_is_better)

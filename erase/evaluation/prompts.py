@@ -1,0 +1,165 @@
+"""What the evaluation asks the model to draw, and what a faithful picture would show.
+
+The sentences are made of words that the world's text encoder knows, yet none of them is a training caption or a
+training frame. A prompt's id spells its parts, so the same sentence under two roles is one picture.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from erase.concept import Concept, phrase
+from erase.errors import InputError
+from erase.runtime import stable_seed
+from erase.world.vocabulary import COLOUR_NAMES, OBJECT_NAMES, OBJECTS, STYLE_NAMES, STYLES
+
+Domain = Literal["object", "style"]
+Role = Literal["forget", "retain_in", "neighbour", "retain_cross"]
+
+TEMPLATES: dict[str, str] = {
+    "comma": "a {object}, {style} style, on {colour}",
+    "style-first": "{style} style {object} on {colour}",
+    "picture-of": "a picture of a {style} {object} on {colour}",
+    "picture-with": "a {style} picture with a {object} on a {colour} background",
+    "bare": "{object} in {style} style, {colour} background",
+    "ground-first": "on a {colour} background, a {style} {object}",
+    "with-ground": "{style} {object} with a {colour} background",
+    "no-article": "picture of a {style} {object}, {colour} background",
+    "style-last": "a {object} on a {colour} background in {style} style",
+    "ground-comma": "{colour} background, {object}, {style} style",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One picture to draw and judge. `expected` holds what the prompt names: object, style, colour."""
+
+    role: Role
+    prompt: str
+    prompt_id: str
+    template_id: str
+    seed: int
+    expected: dict[str, str | None]
+
+
+def resolve(name: str) -> tuple[Domain, str]:
+    """Find a concept of the world by its name or a synonym: ("object" or "style", canonical name).
+
+    Raises `InputError` with close matches for anything else.
+    """
+    wanted = " ".join(name.casefold().split())
+    tables: tuple[tuple[Domain, Iterable[Any]], ...] = (("object", OBJECTS), ("style", STYLES))
+    for domain, entries in tables:
+        for entry in entries:
+            if wanted == entry.name:
+                return domain, entry.name
+    for domain, entries in tables:
+        for entry in entries:
+            if wanted in entry.synonyms:
+                return domain, entry.name
+    known = [*OBJECT_NAMES, *STYLE_NAMES, *(s for e in (*OBJECTS, *STYLES) for s in e.synonyms)]
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(close)}?" if close else f"try {', '.join(OBJECT_NAMES[:5])} or a style such as flat"
+    raise InputError(f"concept {name!r} is not in the bundled world; {hint}")
+
+
+def neighbours_of(domain: Domain, name: str, count: int = 5) -> tuple[str, ...]:
+    """Stand-ins for the nearest concepts: the target's own family first, then the rest in the world's order."""
+    if domain == "style":
+        return tuple(s for s in STYLE_NAMES if s != name)[:count]
+    family = {o.name: o.family for o in OBJECTS}
+    others = [o for o in OBJECT_NAMES if o != name]
+    return tuple(sorted(others, key=lambda o: family[o] != family[name]))[:count]
+
+
+def world_asks(concept: Concept, prompts: int, seeds: int, *, neighbours: int = 5) -> list[Ask]:
+    """Every picture of an evaluation on the bundled world, the same list on every machine.
+
+    `prompts` different sentences for each role, `seeds` pictures of each, balanced over classes and then over the
+    other domain, colours and templates:
+
+    * forget: the concept by the word that was given, in all styles (or with all objects) and colours;
+    * retain_in: the other concepts of its domain; retain_cross: the same pictures, scored on the other domain, so
+      the concept is never named; neighbour: `concept.keep`, else the `neighbours` of `neighbours_of`.
+
+    Raises `InputError` for an unknown concept, a kind that does not fit, or more prompts than there are sentences.
+    """
+    domain, target = _target(concept)
+    if prompts < 1 or seeds < 1:
+        raise InputError(f"evaluate: prompts {prompts} and seeds {seeds} must both be 1 or more")
+    classes = OBJECT_NAMES if domain == "object" else STYLE_NAMES
+    # In an order of its own, so that few prompts are a sample of the classes and not the first of the list.
+    others = sorted((c for c in classes if c != target), key=lambda c: stable_seed("class", c))
+    near = _keep(concept, domain, target) or neighbours_of(domain, target, neighbours)
+    if not near:
+        raise InputError(f"evaluate: neighbours {neighbours} must be 1 or more")
+    word = " ".join(concept.name.casefold().split())
+    groups: tuple[tuple[Role, Sequence[str]], ...] = (
+        ("forget", [target]),
+        ("retain_in", others),
+        ("neighbour", near),
+        ("retain_cross", others),
+    )
+    asks = []
+    for role, group in groups:
+        said = {target: word} if role == "forget" else {}
+        for cell in _cells(domain, group, prompts):
+            asks += [_ask(role, cell, said, seed) for seed in range(seeds)]
+    return asks
+
+
+def pictures(asks: Sequence[Ask]) -> list[Ask]:
+    """The asks to draw: one for each (prompt_id, seed), since roles share pictures."""
+    return list({(a.prompt_id, a.seed): a for a in reversed(asks)}.values())[::-1]
+
+
+def _target(concept: Concept) -> tuple[Domain, str]:
+    domain, target = resolve(concept.name)
+    if concept.kind != domain:
+        raise InputError(f"concept {concept.name!r} is one of the world's {domain}s, not a {concept.kind}; kind: {domain}")
+    return domain, target
+
+
+def _keep(concept: Concept, domain: Domain, target: str) -> tuple[str, ...]:
+    kept: dict[str, None] = {}
+    for name in concept.keep:
+        found, canonical = resolve(name)
+        if found != domain or canonical == target:
+            what = "the concept itself" if canonical == target else f"a {found}"
+            raise InputError(f"concept.keep: {name!r} is {what}; name other {domain}s of the world, or use auto")
+        kept[canonical] = None
+    return tuple(kept)
+
+
+Cell = tuple[str, str, str, str]  # object, style, colour, template
+
+
+def _cells(domain: Domain, group: Sequence[str], prompts: int) -> list[Cell]:
+    """`prompts` distinct cells, classes in turn; within a class the other axes advance together."""
+    across = STYLE_NAMES if domain == "object" else OBJECT_NAMES
+    wide, colours, frames = len(across), len(COLOUR_NAMES), tuple(TEMPLATES)
+    room = len(group) * wide * colours * len(frames)
+    if prompts > room:
+        raise InputError(f"evaluate.prompts: {prompts} is more than the {room} sentences there are; raise seeds instead")
+    cells: list[Cell] = []
+    for i in range(prompts):
+        place, turn = i % len(group), i // len(group)
+        # Shifts that depend on the axes before them keep every (class, across, colour, template) distinct.
+        first = (turn + place) % wide
+        lap = turn // wide
+        colour = COLOUR_NAMES[(lap + first + place) % colours]
+        frame = frames[(lap // colours + 3 * (lap % colours) + first + place) % len(frames)]
+        one, other = group[place], across[first]
+        cells.append((one, other, colour, frame) if domain == "object" else (other, one, colour, frame))
+    return cells
+
+
+def _ask(role: Role, cell: Cell, said: dict[str, str], seed: int) -> Ask:
+    thing, style, colour, frame = cell
+    words = {"object": said.get(thing, thing), "style": said.get(style, style), "colour": colour}
+    prompt = phrase("{}", TEMPLATES[frame].format(**words))
+    prompt_id = ".".join(part.replace(" ", "-") for part in (frame, *words.values()))
+    return Ask(role, prompt, prompt_id, frame, seed, {"object": thing, "style": style, "colour": colour})

@@ -1,0 +1,95 @@
+"""What a run tells its front end. One seam: `on_event(Event)` out, `should_stop() -> bool` in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A run begins or resumes; `total` counts the coming `Step`s (two a round)."""
+
+    folder: Path
+    total: int
+    first: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step of one role. `loss` and `grad_norm` are means over its micro-batches."""
+
+    step: int
+    role: Literal["forget", "retain", "joint"]
+    loss: float
+    grad_norm: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A grid of sample pictures was written."""
+
+    step: int
+    images: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Something countable that is not training: sampling, judging, pooling."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A checkpoint, model or report reached the disk."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """Scores are known; the entries of report.json."""
+
+    scores: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something the user should know, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The verb ended; `complete` is False after a stop on request."""
+
+    folder: Path
+    complete: bool = True
+
+
+Event = Started | Step | Preview | Progress | Saved | Scored | Warned | Finished
+OnEvent = Callable[[Event], None]
+ShouldStop = Callable[[], bool]
+
+
+def ignore(event: Event) -> None:
+    """The default listener."""
+
+
+def never() -> bool:
+    """The default answer to "stop?"."""
+    return False
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as one line of events.jsonl: its fields, its kind, paths as text."""
+    fields = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(event).items()}
+    return {"event": type(event).__name__.lower(), **fields}

@@ -1,0 +1,39 @@
+"""A pipeline folder in diffusers' layout."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from erase.errors import InputError
+from erase.models import Model
+
+
+def save_pipeline(model: Model, output: Path, card: str) -> Path:
+    """Save the model's parts to `output` in float32, with `card` as README.md; all or nothing.
+
+    float32 is what the run computed its pictures with, so the folder's pictures equal them. Raises `InputError` when
+    the folder exists and is not empty, or cannot be written.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"output {output} exists and is not empty; name a new folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror or error}") from None
+    try:
+        model.pipeline().save_pretrained(scratch, safe_serialization=True)
+        (scratch / "README.md").write_text(card, encoding="utf-8")
+        scratch.chmod(0o755)
+        if output.exists():
+            output.rmdir()
+        scratch.replace(output)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {output}: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return output

@@ -1,0 +1,31 @@
+"""ESD: Erased Stable Diffusion (Gandikota et al., ICCV 2023)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from erase.methods.parts import Batch, Method, Nets, Options, match_teacher, present
+
+
+def forget(nets: Nets, batch: Batch, options: Options) -> Tensor:
+    """MSE(eps_th(x_t, c), eps_0(x_t, c*) - eta (eps_0(x_t, c) - eps_0(x_t, ""))).
+
+    eta is `guidance`; with the empty anchor c* is "". x_t lies on the teacher's own guided trajectories, whose
+    predictions under c and "" are the very ones that the target needs.
+    """
+    conditional = present(batch.conditional, "the teacher's prediction under the concept")
+    unconditional = present(batch.unconditional, "the teacher's unconditional prediction")
+    base = unconditional if batch.anchored is None else batch.anchored
+    target = base - options.guidance * (conditional - unconditional)
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), target)
+
+
+ESD = Method(
+    name="esd",
+    summary="steer the concept's prediction away from itself; prompts only",
+    forget=forget,
+    retain=match_teacher,
+    forget_source="trajectories",
+    retain_source="trajectories",
+)

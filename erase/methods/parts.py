@@ -1,0 +1,108 @@
+"""What methods are built from: a batch, the two networks, and the few losses they share.
+
+Notation: eps_th is the trained network (student), eps_0 the frozen one (teacher), c the concept's prompt, c* its
+anchor, "" the empty prompt, x_t a noisy latent, sg stop-gradient. MSE is the mean over batch and latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""eps(x_t (B, C, h, w), t (B,), states (B, L, D)) -> (B, C, h, w)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Noisy latents with the prompts that belong to them.
+
+    From a trajectory, `conditional` and `unconditional` hold the teacher's predictions, made when it was sampled;
+    from pictures, `noise` is what was added. B is the batch, L tokens, D width.
+    """
+
+    noisy: Tensor  # (B, C, h, w)
+    times: Tensor  # (B,)
+    states: Tensor  # (B, L, D) of the prompt itself
+    anchor: Tensor  # (B, L, D) of the same prompt with the anchor in the concept's place
+    noise: Tensor | None = None
+    conditional: Tensor | None = None
+    unconditional: Tensor | None = None
+    anchored: Tensor | None = None  # teacher's prediction under the anchor, where a method wants it
+
+
+@dataclass(frozen=True, slots=True)
+class Nets:
+    """The two networks. `student` builds a graph, `teacher` does not and runs the saved originals."""
+
+    student: Predict
+    teacher: Predict
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A method's own settings; each method reads those it names."""
+
+    guidance: float = 1.0
+    mask_share: float = 0.5
+    ratio: float = 1.0
+
+
+Loss = Callable[[Nets, Batch, Options], Tensor]
+Source = Literal["trajectories", "pictures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Two losses, where their latents come from, and how forget gradients are masked.
+
+    `relabel` says what stands in for an empty anchor: another concept's prompt (True) or the empty prompt.
+    """
+
+    name: str
+    summary: str
+    forget: Loss
+    retain: Loss
+    forget_source: Source
+    retain_source: Source
+    mask: Literal["gradient", "fisher"] | None = None
+    relabel: bool = False
+    on_anchor_pictures: bool = False
+
+
+def present(value: Tensor | None, what: str) -> Tensor:
+    """The value, or a programming error that names what the batch lacks."""
+    if value is None:
+        raise ValueError(f"this loss needs {what}; the batch comes from another source")
+    return value
+
+
+def denoise(nets: Nets, batch: Batch, options: Options) -> Tensor:
+    """MSE(eps_th(x_t, c), eps): the loss that diffusion models are trained with."""
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), present(batch.noise, "the added noise"))
+
+
+def match_teacher(nets: Nets, batch: Batch, options: Options) -> Tensor:
+    """MSE(eps_th(x_t, r), eps_0(x_t, r)): stay what you were on the retain prompts r.
+
+    On trajectories the teacher's prediction was kept from sampling. Its gradient is zero until the first forget step.
+    """
+    target = batch.conditional
+    if target is None:
+        target = nets.teacher(batch.noisy, batch.times, batch.states)
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), target)
+
+
+def match_anchor(nets: Nets, batch: Batch, options: Options) -> Tensor:
+    """MSE(eps_th(x_t, c), sg eps_th(x_t, c*)): the concept's prompt is to mean its anchor.
+
+    Concept Ablation (Kumari et al. 2023) on pictures of the anchor; SalUn and SFRon on pictures of the concept.
+    """
+    with torch.no_grad():
+        target = nets.student(batch.noisy, batch.times, batch.anchor)
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), target)

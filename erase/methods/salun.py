@@ -1,0 +1,16 @@
+"""SalUn: relabelling on the most salient weights (Fan et al., ICLR 2024)."""
+
+from __future__ import annotations
+
+from erase.methods.parts import Method, denoise, match_anchor
+
+SALUN = Method(
+    name="salun",
+    summary="relabel pictures of the concept, moving only the weights with the largest forget gradient",
+    forget=match_anchor,
+    retain=denoise,
+    forget_source="pictures",
+    retain_source="pictures",
+    mask="gradient",
+    relabel=True,
+)

@@ -1,0 +1,168 @@
+"""A latent diffusion model as its parts, with the few operations that everything above needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from erase.errors import InputError
+from erase.resources import asset
+
+WORLD = "world"
+# What a Stable Diffusion 1 or 2 folder must name in model_index.json for us to drive it.
+PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+
+
+@dataclass(eq=False)
+class Model:
+    """The parts of a Stable Diffusion pipeline; weights float32, in eval mode, no gradients.
+
+    `source` is the name or path it was loaded from; `world` says that it is the bundled one.
+    """
+
+    source: str
+    tokenizer: Any
+    text_encoder: Any
+    unet: Any
+    vae: Any
+    scheduler: Any
+
+    @property
+    def world(self) -> bool:
+        """Whether this is the bundled world (its judges apply to it)."""
+        return self.source == WORLD
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one latent."""
+        side = self.unet.config.sample_size
+        return self.unet.config.in_channels, side, side
+
+    def ids(self, prompts: list[str]) -> Tensor:
+        """Token ids, padded and cut to the model's length: (N, L)."""
+        length = self.tokenizer.model_max_length
+        batch = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return batch.input_ids.to(self.device)
+
+    def too_long(self, prompt: str) -> int:
+        """How many tokens of the prompt are over the limit and will be cut; 0 if it fits."""
+        return max(0, len(self.tokenizer(prompt).input_ids) - self.tokenizer.model_max_length)
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Hidden states that the UNet attends to: (N, L, D)."""
+        return self.text_encoder(self.ids(prompts))[0]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, C, h, w) to uint8 pictures (N, H, W, 3) on the CPU."""
+        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return ((pictures.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+    def embed(self, texts: list[str]) -> Tensor:
+        """Unit vectors of texts for similarity: (N, D).
+
+        The mean hidden state over the words: the pooled state of a text model that was trained for cross-attention
+        only says little.
+        """
+        ids = self.ids(texts)
+        with torch.no_grad():
+            states = self.text_encoder(ids)[0]
+        lengths = torch.tensor([len(self.tokenizer(t).input_ids) for t in texts], device=ids.device)
+        place = torch.arange(ids.shape[1], device=ids.device)
+        words = (place >= 1) & (place < (lengths - 1).clamp(max=ids.shape[1])[:, None])
+        mean = (states * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp(min=1)
+        return torch.nn.functional.normalize(mean, dim=-1)
+
+    def pipeline(self) -> Any:
+        """The same parts as diffusers' pipeline, for saving."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=self.scheduler,
+            safety_checker=None,  # pyright: ignore[reportArgumentType]
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
+            requires_safety_checker=False,
+        )
+
+
+def load_model(source: str, device: torch.device | str = "cpu") -> Model:
+    """Load `world`, or a folder in diffusers' layout.
+
+    Raises `InputError` for anything that is no such model: no folder, no or a foreign model_index.json, a weight
+    file that is truncated or of other shapes, a tensor with NaN or infinity.
+    """
+    folder = asset("world/pipeline") if source == WORLD else Path(source).expanduser()
+    _check_folder(source, folder)
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(
+            folder, torch_dtype=torch.float32, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"model {source!r} cannot be read: {first}") from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    model = Model(source, *(getattr(pipe, part) for part in PARTS))
+    for part in (model.text_encoder, model.unet, model.vae):
+        part.to(device).eval().requires_grad_(False)
+        _check_finite(source, part)
+    return model
+
+
+def _check_folder(source: str, folder: Path) -> None:
+    index = folder / "model_index.json"
+    if not folder.exists():
+        raise InputError(f"model {source!r}: no such folder; give 'world' or a folder in diffusers' layout")
+    if not index.is_file():
+        raise InputError(f"model {source!r}: {folder} has no model_index.json, so it is no diffusers model")
+    try:
+        parts = json.loads(index.read_text())
+        kind = parts["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"model {source!r}: {index} is damaged ({error})") from None
+    if kind != "StableDiffusionPipeline":
+        raise InputError(f"model {source!r} is a {kind}; only StableDiffusionPipeline can be erased from so far")
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise InputError(f"model {source!r}: missing folders {', '.join(missing)} in {folder}")
+    for file in folder.glob("*/*.safetensors"):
+        check_safetensors(file)
+
+
+def check_safetensors(file: Path) -> None:
+    """Raise `InputError` if the file's header and length do not agree (an interrupted download, say)."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            opened.keys()
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is damaged or truncated ({error}); fetch it again") from None
+
+
+def _check_finite(source: str, part: Any) -> None:
+    for name, value in part.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"model {source!r}: tensor {name} of {type(part).__name__} holds NaN or infinity")

@@ -1,0 +1,137 @@
+"""The run folder: its name, its files, and the rule that `DONE` is written last."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from erase.errors import InputError
+from erase.events import Event, to_json
+from erase.runtime import replacing, write_text
+
+CONFIG, EVENTS, ROWS, REPORT, PAGE, DONE = (
+    "config.yaml",
+    "events.jsonl",
+    "rows.jsonl",
+    "report.json",
+    "report.html",
+    "DONE",
+)
+MODEL = "model/unet.safetensors"
+CHECKPOINT = "checkpoint/state.pt"
+
+
+def new_folder(root: Path, concept: str, method: str) -> Path:
+    """Make `<root>/<date>-<concept>-<method>[-n]`; the number keeps runs of one day apart."""
+    name = re.sub(r"[^a-z0-9]+", "-", f"{date.today().isoformat()}-{concept}-{method}".lower()).strip("-")
+    for n in range(1, 10_000):
+        folder = root / (name if n == 1 else f"{name}-{n}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"cannot make the run folder {folder}: {error.strerror or error}") from None
+        return folder
+    raise InputError(f"{root} holds 10,000 runs named {name}; choose another output")
+
+
+def claim_folder(folder: Path) -> Path:
+    """Make the folder the user named; it must not exist yet, or be empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        state = "a finished run" if (folder / DONE).exists() else "another run or other files"
+        raise InputError(f"output {folder} already holds {state}; name a new folder, or use --resume {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the output folder {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def require_run(folder: Path, *, finished: bool = False) -> Path:
+    """Check that `folder` is a run (and a finished one); say what is missing otherwise."""
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is no run folder: it has no {CONFIG}")
+    if finished and not (folder / MODEL).is_file():
+        raise InputError(f"{folder} has no trained model yet; finish it with: erase run --resume {folder}")
+    return folder
+
+
+class EventLog:
+    """Appends events to events.jsonl, one line each, and passes them on."""
+
+    def __init__(self, folder: Path, listener: Any) -> None:
+        self.path, self.listener = folder / EVENTS, listener
+
+    def __call__(self, event: Event) -> None:
+        line = json.dumps({"time": round(time.time(), 3), **to_json(event)})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror or error}") from None
+        self.listener(event)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The events so far; a last line cut by a crash is left out."""
+    found = []
+    path = folder / EVENTS
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, all or nothing."""
+    ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(ready, temporary, metadata=metadata)
+        except SafetensorError as error:  # safetensors wraps a full disk in its own error
+            raise InputError(f"cannot write {path}: {error}") from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; a truncated one is an `InputError`."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or missing ({error})") from None
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write everything that resume needs, all or nothing."""
+    with replacing(folder / CHECKPOINT) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's zip writer reports a full disk so
+            raise InputError(f"cannot write {folder / CHECKPOINT}: {error}") from error
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The last checkpoint of a run, or None if it has none yet."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error}); start the run again") from None
+
+
+def finish(folder: Path) -> None:
+    """Write `DONE`."""
+    write_text(folder / DONE, time.strftime("%Y-%m-%dT%H:%M:%S%z") + "\n")

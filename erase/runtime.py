@@ -1,0 +1,98 @@
+"""Device and precision, seeds, versions, and writing files so that none is ever half there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erase.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("erase", "torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "numpy")
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """The device to compute on: `auto` takes CUDA, else MPS, else the CPU."""
+    import torch
+
+    if wanted != "auto":
+        try:
+            device = torch.device(wanted)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError):
+            raise InputError(f"device {wanted!r} is not available here; use auto or cpu") from None
+        return device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed from any values, the same on every machine and Python."""
+    text = "\x1f".join(str(p) for p in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device and platform, for report.json."""
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    import torch
+
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found["threads"] = torch.get_num_threads()
+    return found
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename it over `path` if the block succeeds, remove it if not.
+
+    A disk that is full or read-only is an `InputError` that names the path.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, all or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON, all or nothing; NaN and infinity are errors, as JSON has neither."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

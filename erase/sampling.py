@@ -1,0 +1,102 @@
+"""Prompts and seeds to pictures, and to the trajectories that training draws noisy latents from.
+
+The first noise of a picture depends on its prompt id and seed alone and is drawn on the CPU, so before and after,
+any batch size and any device start from the same point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from erase.errors import EraseError, InputError, Interrupted
+from erase.events import OnEvent, Progress, ShouldStop, ignore, never
+from erase.models import Model
+from erase.runtime import stable_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One picture to make."""
+
+    prompt: str
+    prompt_id: str
+    seed: int
+
+
+def first_noise(model: Model, shots: list[Shot]) -> Tensor:
+    """Standard normal latents (N, C, h, w), one CPU generator a picture."""
+    found = []
+    for shot in shots:
+        generator = torch.Generator().manual_seed(stable_seed(shot.prompt_id, shot.seed))
+        found.append(torch.randn(model.latent_shape, generator=generator))
+    return torch.stack(found).to(model.device)
+
+
+Visit = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
+
+
+@torch.no_grad()
+def denoise(
+    model: Model, states: Tensor, empty: Tensor, noise: Tensor, steps: int, guidance: float, visit: Visit | None = None
+) -> Tensor:
+    """Deterministic DDIM with classifier-free guidance; returns the clean latents.
+
+    eps = eps(x, "") + guidance (eps(x, c) - eps(x, "")), both branches in one call; guidance 1 needs one branch only.
+    `states` (N, L, D), `empty` (1, L, D), `noise` (N, C, h, w). `visit(i, t, x_t, eps_c, eps_empty)` sees every step
+    (and asks for both branches).
+    """
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(model.scheduler.config)
+    scheduler.set_timesteps(steps, device=model.device)
+    latents = noise * scheduler.init_noise_sigma
+    both = guidance != 1 or visit is not None
+    context = torch.cat([states, empty.expand(len(states), -1, -1)]) if both else states
+    for i, t in enumerate(scheduler.timesteps):
+        doubled = torch.cat([latents, latents]) if both else latents
+        predicted = model.unet(doubled, t, context).sample.float()
+        if both:
+            conditional, unconditional = predicted.chunk(2)
+            if visit:
+                visit(i, t, latents, conditional, unconditional)
+            predicted = unconditional + guidance * (conditional - unconditional)
+        latents = scheduler.step(predicted, t, latents, eta=0.0).prev_sample
+    return latents
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    shots: list[Shot],
+    *,
+    steps: int = 25,
+    guidance: float = 3.0,
+    batch: int = 16,
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+    what: str = "sampling",
+) -> list[np.ndarray]:
+    """Pictures of the shots, uint8 (H, W, 3), in order. Raises `Interrupted` when asked to stop between batches."""
+    if not shots:
+        return []
+    if steps < 1 or batch < 1:
+        raise InputError(f"steps and batch must be 1 or more, got {steps} and {batch}")
+    empty = model.encode([""])
+    pictures: list[np.ndarray] = []
+    for start in range(0, len(shots), batch):
+        if should_stop():
+            raise Interrupted(f"stopped while {what}, {start} of {len(shots)} pictures done")
+        chosen = shots[start : start + batch]
+        latents = denoise(
+            model, model.encode([s.prompt for s in chosen]), empty, first_noise(model, chosen), steps, guidance
+        )
+        if not torch.isfinite(latents).all():
+            raise EraseError(f"NaN or infinity in the latents of {chosen[0].prompt!r}; the model's weights are broken")
+        pictures.extend(model.decode(latents).numpy())
+        on_event(Progress(what=what, done=min(start + batch, len(shots)), total=len(shots)))
+    return pictures

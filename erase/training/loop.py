@@ -1,0 +1,103 @@
+"""The turn-taking loop: forget, then retain at the moved weights, round after round."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from erase.errors import EraseError
+from erase.events import OnEvent, ShouldStop, Step
+from erase.training.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """How long to train and how often to look and save. One round is one forget and one retain step."""
+
+    rounds: int = 200
+    accumulate: int = 1
+    preview_every: int = 50
+    checkpoint_every: int = 50
+
+
+def train(
+    session: Session,
+    plan: TrainPlan,
+    *,
+    first: int = 0,
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+    save: Callable[[int], None],
+    preview: Callable[[int], None],
+) -> int:
+    """Run rounds `first` to `plan.rounds`; return how many are done. `save(round)` is called at the end and on a stop.
+
+    Raises `EraseError` on a NaN or infinite loss or gradient, before the weights change.
+    """
+    for round in range(first, plan.rounds):
+        if should_stop():
+            save(round)
+            return round
+        if plan.preview_every and round % plan.preview_every == 0:
+            preview(round)
+        for role in ("joint",) if session.kind == "joint" else ("forget", "retain"):
+            started = time.perf_counter()
+            loss, norm = _turn(session, role, round, plan.accumulate)
+            on_event(
+                Step(
+                    step=round,
+                    role=role,
+                    loss=loss,
+                    grad_norm=norm,
+                    lr=session.optimizer.lr(role),
+                    seconds=time.perf_counter() - started,
+                )
+            )
+        if plan.checkpoint_every and (round + 1) % plan.checkpoint_every == 0 and round + 1 < plan.rounds:
+            save(round + 1)
+    save(plan.rounds)
+    preview(plan.rounds)
+    return plan.rounds
+
+
+def _turn(session: Session, role: str, round: int, accumulate: int) -> tuple[float, float]:
+    """One optimizer step. Micro-batches are counted here: accelerate's counter is one for both roles and starves one."""
+    session.optimizer.zero_grad()
+    total = 0.0
+    for part in ("forget", "retain") if role == "joint" else (role,):
+        for micro in range(accumulate):
+            loss = session.loss(part, round, micro) / accumulate
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise EraseError(f"{part} loss is {value} in round {round}; lower the rate. No weight was changed by it")
+            session.accelerator.backward(loss)
+            total += value
+    if not unscale(session.accelerator, session.trained.parameters.values()):
+        session.optimizer.zero_grad()
+        return total, math.inf
+    norm = float(session.optimizer.step(role))
+    session.optimizer.zero_grad()
+    return total, norm
+
+
+def unscale(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> bool:
+    """Take fp16's loss scale out of the gradients of the turn; False if they overflowed (skip the step).
+
+    By hand, since accelerate's own clipping unscales every prepared optimizer, and with two of them the gradients
+    are divided twice.
+    """
+    scaler = accelerator.scaler
+    if scaler is None or not scaler.is_enabled():
+        return True
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_mul_(gradients, 1.0 / scaler.get_scale())
+    finite = all(bool(torch.isfinite(g).all()) for g in gradients)
+    if not finite:
+        scaler.update(scaler.get_scale() / 2)
+    return finite

@@ -1,0 +1,72 @@
+"""Build the optimizer of a run from plain settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from erase.errors import InputError
+from erase.optim import DualOptim, DualOptimPlus, SharedOptim, Turns
+
+Kind = Literal["dual", "dual_plus", "shared", "joint"]
+
+CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RolePlan:
+    """One role's optimizer: class, rate, linear warm-up in steps, clipping norm (None is off), decay."""
+
+    optimizer: str = "adamw"
+    lr: float = 1e-4
+    warmup: int = 0
+    clip: float | None = None
+    weight_decay: float = 0.0
+
+
+def build(
+    kind: Kind, parameters: dict[str, nn.Parameter], forget: RolePlan, retain: RolePlan, mask: dict[str, Tensor] | None
+) -> Turns:
+    """The optimizer `kind` over the parameters.
+
+    `shared` and `joint` have one optimizer, so they take the forget role's plan; the retain plan's rate is unused.
+    """
+    weights = list(parameters.values())
+    clip = {"forget": forget.clip, "retain": retain.clip}
+    schedule = {"forget": _warmup(forget.warmup), "retain": _warmup(retain.warmup)}
+    masks = None if mask is None else [mask[name] for name in parameters]
+    if kind == "dual":
+        return DualOptim(
+            weights, forget=_factory(forget), retain=_factory(retain), clip=clip, schedule=schedule, mask=masks
+        )
+    if kind == "dual_plus":
+        return DualOptimPlus(
+            weights,
+            lr={"forget": forget.lr, "retain": retain.lr},
+            weight_decay={"forget": forget.weight_decay, "retain": retain.weight_decay},
+            clip=clip,
+            schedule=schedule,
+            mask=masks,
+        )
+    return SharedOptim(weights, _factory(forget), clip=clip, schedule=schedule, mask=masks)
+
+
+def _warmup(steps: int) -> Callable[[int], float]:
+    return lambda step: min(1.0, (step + 1) / steps) if steps else 1.0
+
+
+def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:
+    if plan.optimizer not in CLASSES:
+        raise InputError(f"optimizer {plan.optimizer!r} is unknown; use one of {', '.join(CLASSES)}")
+    options: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay}
+    if plan.optimizer == "sgd":
+        options["momentum"] = 0.9
+    return lambda weights: CLASSES[plan.optimizer](weights, **options)

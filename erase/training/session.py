@@ -1,0 +1,150 @@
+"""Everything that one training run holds: networks, pools, method, mask, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from erase.concept import Concept
+from erase.errors import InputError
+from erase.events import OnEvent, ShouldStop
+from erase.methods import METHODS, Batch, Method, Nets, Options
+from erase.methods.masks import fisher_mask, gradient_mask
+from erase.models import Model, Trained, select
+from erase.optim import Turns
+from erase.runtime import stable_seed
+from erase.training.optimizers import Kind, RolePlan, build
+from erase.training.pool import Pool, PoolPlan, fill
+from erase.training.prompts import Pair, forget_pairs, retain_prompts
+
+PRECISIONS = {"fp32": "no", "bf16-mixed": "bf16", "fp16-mixed": "fp16"}
+MASK_BATCHES, MASK_PICTURES = 16, 64
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPlan:
+    """Which method, on which tensors, with which options."""
+
+    name: str
+    parameters: str
+    options: Options
+
+
+class Session:
+    """A model made ready to train. Building one samples the pools and the mask from the original weights."""
+
+    def __init__(
+        self,
+        model: Model,
+        concept: Concept,
+        method: MethodPlan,
+        optimizer: Kind,
+        roles: tuple[RolePlan, RolePlan],
+        pool: PoolPlan,
+        *,
+        precision: str,
+        batch: int,
+        seed: int,
+        on_event: OnEvent,
+        should_stop: ShouldStop,
+    ) -> None:
+        self.model, self.concept, self.seed, self.batch = model, concept, seed, batch
+        self.method: Method = METHODS[method.name]
+        self.options = method.options
+        self.kind = optimizer
+        self.accelerator = accelerator_for(precision, model.device)
+        self.signal = model.scheduler.alphas_cumprod.to(model.device)
+        self.pools = self._pools(pool, on_event, should_stop)
+        self.trained = Trained(select(model.unet, method.parameters))
+        self.nets = Nets(self._student, self._teacher)
+        self.mask = self._mask()
+        self.optimizer: Turns = build(optimizer, self.trained.parameters, *roles, self.mask)
+
+    def loss(self, role: str, round: int, micro: int = 0) -> Tensor:
+        """The loss of a role on its own batch of this round; which one depends on (seed, role, round, micro) alone."""
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, role, round, micro))
+        chosen = self.method.forget if role == "forget" else self.method.retain
+        return chosen(self.nets, self.draw(role, self.batch, generator), self.options)
+
+    def draw(self, role: str, size: int, generator: torch.Generator) -> Batch:
+        """A random batch of a role from its pool."""
+        source = self.method.forget_source if role == "forget" else self.method.retain_source
+        pool = self.pools[role]
+        if source == "trajectories":
+            return pool.from_trajectories(size, generator)
+        return pool.from_pictures(size, self.signal, generator)
+
+    def _student(self, noisy: Tensor, times: Tensor, states: Tensor) -> Tensor:
+        # A context for each call: autocast caches the cast weights until it ends, and the teacher's must not be reused.
+        with self.accelerator.autocast():
+            return self.model.unet(noisy, times, states).sample.float()
+
+    def _teacher(self, noisy: Tensor, times: Tensor, states: Tensor) -> Tensor:
+        with self.trained.teacher():
+            return self._student(noisy, times, states)
+
+    def _pools(self, plan: PoolPlan, on_event: OnEvent, should_stop: ShouldStop) -> dict[str, Pool]:
+        method, concept, seed = self.method, self.concept, self.seed
+        generator = torch.Generator().manual_seed(stable_seed(seed, "prompts"))
+        pairs = forget_pairs(self.model, concept, plan.forget, method.relabel, generator)
+        kept = [Pair(p, p) for p in retain_prompts(self.model, concept, plan.retain, generator)]
+        trajectories = method.forget_source == "trajectories"
+        with self.accelerator.autocast():
+            forget = fill(
+                self.model,
+                pairs,
+                plan,
+                seed,
+                picture_of_anchor=method.on_anchor_pictures,
+                with_anchor=trajectories and any(p.anchor for p in pairs),
+                what="sampling forget latents",
+                on_event=on_event,
+                should_stop=should_stop,
+            )
+            retain = fill(
+                self.model,
+                kept,
+                plan,
+                seed,
+                picture_of_anchor=False,
+                with_anchor=False,
+                what="sampling retain latents",
+                on_event=on_event,
+                should_stop=should_stop,
+            )
+        return {"forget": forget, "retain": retain}
+
+    def _mask(self) -> dict[str, Tensor] | None:
+        if self.method.mask is None:
+            return None
+        parameters = self.trained.parameters
+        if self.method.mask == "gradient":
+            losses = [self._mask_loss("forget", i, self.batch) for i in range(MASK_BATCHES)]
+            return gradient_mask(parameters, losses, self.options.mask_share)
+        forget = [self._mask_loss("forget", i, 1) for i in range(MASK_PICTURES)]
+        retain = [self._mask_loss("retain", i, 1) for i in range(MASK_PICTURES)]
+        return fisher_mask(parameters, forget, retain, self.options.ratio)
+
+    def _mask_loss(self, role: str, index: int, size: int) -> Callable[[], Tensor]:
+        """The denoising loss of a role's pictures under its own prompt; what both masks are measured on."""
+
+        def compute() -> Tensor:
+            generator = torch.Generator().manual_seed(stable_seed(self.seed, "mask", role, index))
+            batch = self.pools[role].from_pictures(size, self.signal, generator)
+            predicted = self._student(batch.noisy, batch.times, batch.states)
+            return (predicted - batch.noise).square().mean()
+
+        return compute
+
+
+def accelerator_for(precision: str, device: torch.device) -> Accelerator:
+    """An Accelerator for the precision; fp16 needs a GPU, since its loss scale is for one."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    if precision == "fp16-mixed" and device.type == "cpu":
+        raise InputError("precision fp16-mixed needs a GPU; use bf16-mixed or fp32 on the CPU")
+    return Accelerator(mixed_precision=PRECISIONS[precision], cpu=device.type == "cpu")
