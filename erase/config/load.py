@@ -36,11 +36,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # a list or mapping as key, which the parent's method reports
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
-            # An unhashable key is a list or a mapping; the parent's method reports it.
-            if isinstance(key.value, str):
-                seen.add(key.value)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -58,17 +58,18 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | N
     overrides = dict(overrides or {})
     given: dict[str, Any] = {}
     source = ""
-    if path is None and not {"concept", "concept.name", "model"} & set(overrides):
-        path = bundled_config("demo.yaml")
     if path is not None:
         given, source = _read(Path(path)), f"{path}: "
+    elif not {"concept", "concept.name", "model"} & set(overrides):
+        given = _read(bundled_config("demo.yaml"))
     # Whole sections first, so that `method=ga` does not undo `method.parameters=full`.
     for key in sorted(overrides, key=lambda k: k.count(".")):
         _put(given, key, overrides[key])
     try:
         return Config.model_validate(given)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_problem(detail) for detail in error.errors(include_url=False)))
+        details = [d for d in error.errors(include_url=False) if d["loc"][-1:] != ("literal['auto']",)]
+    lines = list(dict.fromkeys(_problem(detail) for detail in details))
     if len(lines) == 1:
         raise InputError(f"{source}{lines[0]}")
     raise InputError("\n  ".join([f"{source}{len(lines)} problems", *lines]))
@@ -82,8 +83,8 @@ def to_yaml(config: Config) -> str:
 def parse_value(text: str) -> Any:
     """The value of `--set key=text`, read as YAML would; what is no YAML is the text itself."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
-    except yaml.YAMLError:
+        return yaml.load(text, Loader=_Loader) if text else ""  # a subclass of SafeLoader
+    except (yaml.YAMLError, ValueError):
         return text
 
 
@@ -150,7 +151,11 @@ def _problem(detail: Any) -> str:
         return f"{path}: {text}{shown}"
     if kind == "string_pattern_mismatch" and path == "device":
         return f"{path}: {value!r} is not auto, cpu, cuda, cuda:N or mps"
-    text = detail["msg"].removeprefix("Input ").replace("should", "must")
+    if kind in ("model_type", "model_attributes_type"):
+        name = "a name, or " if path in ("concept", "method") else ""
+        return f"{path}: must be {name}settings of its own ({', '.join(_known(parts))}), got {value!r}"
+    text = detail["msg"].removeprefix("Input ").removeprefix("String ").replace("should", "must")
+    text = text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     shown = repr(value) if len(repr(value)) < 80 else repr(value)[:76] + " ..."
     return f"{path}: {text}, got {shown}"
 
@@ -167,8 +172,7 @@ def _suggest(value: Any, options: list[str]) -> str:
 
 def _suggest_key(parts: list[str]) -> str:
     """The key meant: one like it in its own section, else the same key in another."""
-    section = _section(parts[:-1])
-    siblings = list(section.model_fields) if section else []
+    siblings = _known(parts[:-1])
     close = _suggest(parts[-1], siblings)
     if close:
         return close
@@ -176,6 +180,11 @@ def _suggest_key(parts: list[str]) -> str:
     if elsewhere:
         return f"; did you mean {' or '.join(repr(path) for path in elsewhere)}?"
     return f"; known here: {', '.join(siblings)}" if siblings else ""
+
+
+def _known(parts: list[str]) -> list[str]:
+    section = _section(parts)
+    return list(section.model_fields) if section else []
 
 
 def _section(parts: list[str]) -> type[BaseModel] | None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 WORLD = "world"
 
@@ -35,12 +44,13 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates and more pictures.
+_WORLD_TRAIN = {"rounds": 100, "batch": 12, "pool": {"batch": 32}}
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "esd": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 2e-4}, "retain": {"lr": 2e-4}}},
-    "ablation": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 2e-4}, "retain": {"lr": 2e-4}}},
-    "salun": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 1e-4}, "retain": {"lr": 1e-4}}},
-    "sfron": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 1e-4}, "retain": {"lr": 1e-4}}},
-    "ga": {"train": {"rounds": 100, "batch": 12, "forget": {"lr": 1e-4}, "retain": {"lr": 2e-4}}},
+    "esd": {"train": {**_WORLD_TRAIN, "forget": {"lr": 2e-4}, "retain": {"lr": 2e-4}}},
+    "ablation": {"train": {**_WORLD_TRAIN, "forget": {"lr": 2e-4}, "retain": {"lr": 2e-4}}},
+    "salun": {"train": {**_WORLD_TRAIN, "forget": {"lr": 1e-4}, "retain": {"lr": 1e-4}}},
+    "sfron": {"train": {**_WORLD_TRAIN, "forget": {"lr": 1e-4}, "retain": {"lr": 1e-4}}},
+    "ga": {"train": {**_WORLD_TRAIN, "forget": {"lr": 1e-4}, "retain": {"lr": 2e-4}}},
 }
 
 
@@ -51,6 +61,12 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
+def _split_names(value: Any) -> Any:
+    # `--keep dog,fox` and `keep: dog, fox` are lists too.
+    return [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) and value != "auto" else value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
 Count = Annotated[int, BeforeValidator(_refuse_bool)]
 Real = Annotated[float, BeforeValidator(_refuse_bool)]
 
@@ -71,28 +87,35 @@ class ConceptSection(Section):
     anchor: str = Field(
         "",
         max_length=200,
-        description="What it becomes. Empty: the unconditional picture, or another concept's where the method relabels.",
+        description="What it becomes. Empty: the unconditional picture, or another concept where the method relabels.",
     )
-    keep: Literal["auto"] | list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+    keep: Annotated[Literal["auto"] | list[Name], BeforeValidator(_split_names)] = Field(
         "auto", description="Neighbours whose pictures must stay. auto: the nearest by text similarity."
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ConceptSection:
-        name = self.name.lower()
-        if self.anchor.lower() == name:
+    @field_validator("anchor")
+    @classmethod
+    def _another_anchor(cls, value: str, info: ValidationInfo) -> str:
+        if value.lower() == info.data.get("name", "").lower() != "":
             raise ValueError("the anchor is the concept itself, so nothing would change; name another one")
-        if self.keep == []:
+        return value
+
+    @field_validator("keep")
+    @classmethod
+    def _others_to_keep(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == []:
             raise ValueError("nothing to keep; name at least one neighbour, or auto")
-        if self.keep != "auto" and name in (k.lower() for k in self.keep):
-            raise ValueError("the concept stands among those to keep; take it out of keep")
-        return self
+        if value != "auto" and info.data.get("name", "").lower() in (k.lower() for k in value):
+            raise ValueError("the concept stands among those to keep; take it out")
+        return value
 
 
 class MethodSection(Section):
     """How it goes: the losses and the weights they may move. A bare name stands for `{name: ...}`."""
 
-    name: Literal["esd", "ablation", "salun", "sfron", "ga"] = Field(description="Which losses; see `erase list methods`.")
+    name: Literal["esd", "ablation", "salun", "sfron", "ga"] = Field(
+        description="Which losses; see `erase list methods`."
+    )
     parameters: str = Field(
         min_length=1,
         description="Weights that train: xattn-kv, xattn, noxattn, full, or a regular expression on their names. "
@@ -102,13 +125,19 @@ class MethodSection(Section):
         None, ge=0, le=30, description="esd: how far away it steers. Higher erases harder and hurts neighbours sooner."
     )
     mask_share: Real | None = Field(
-        None, gt=0, le=1, description="salun: share of the weights that a forget step may move. Smaller spares the rest."
+        None,
+        gt=0,
+        le=1,
+        description="salun: share of the weights that a forget step may move. Smaller spares the rest.",
     )
     ratio: Real | None = Field(
-        None, gt=0, description="sfron: how much a weight must matter for forgetting over retaining. Higher moves fewer."
+        None,
+        gt=0,
+        description="sfron: how much a weight must matter for forgetting over retaining. Higher moves fewer.",
     )
     retain_weight: Real = Field(
-        gt=0, description="Factor on the retain loss. Adaptive optimizers cancel it unless the optimizer is shared or joint."
+        gt=0,
+        description="Factor on the retain loss. Adaptive optimizers cancel it unless the optimizer is shared or joint.",
     )
 
     @field_validator("parameters")
@@ -120,13 +149,14 @@ class MethodSection(Section):
             raise ValueError(f"is neither a preset nor a valid regular expression ({error})") from None
         return value
 
-    @model_validator(mode="after")
-    def _own_options(self) -> MethodSection:
-        known = METHOD_DEFAULTS[self.name]["method"]
-        for option in sorted(self.model_fields_set - {"name"} - set(known)):
-            if getattr(self, option) is not None:
-                raise ValueError(f"{self.name} has no option {option!r}; it has {', '.join(known)}")
-        return self
+    @field_validator("guidance", "mask_share", "ratio")
+    @classmethod
+    def _own_option(cls, value: float | None, info: ValidationInfo) -> float | None:
+        name = info.data.get("name")
+        if name and value is not None and info.field_name not in METHOD_DEFAULTS[name]["method"]:
+            known = ", ".join(METHOD_DEFAULTS[name]["method"])
+            raise ValueError(f"{name} has no such option; it has {known}")
+        return value
 
     @model_serializer(mode="wrap")
     def _without_foreign_options(self, handler: Any) -> dict[str, Any]:
@@ -139,35 +169,59 @@ class RoleSection(Section):
     optimizer: Literal["adamw", "adam", "sgd"] = Field(
         "adamw", description="Update rule. sgd follows the size of the gradient, the others almost ignore it."
     )
-    lr: Real = Field(gt=0, le=1, description="Step size. The ratio of forget to retain decides what breaks.")
-    warmup: Count = Field(0, ge=0, description="Steps in which the rate rises from near zero; softens a role's first steps.")
+    lr: Real = Field(gt=0, description="Step size. The ratio of forget to retain decides what breaks.")
+    warmup: Count = Field(
+        0, ge=0, description="Steps in which the rate rises from near zero; softens a role's first steps."
+    )
     clip: Real | None = Field(
         1.0, gt=0, description="Largest gradient norm; longer ones are scaled down to it. null: no limit."
     )
-    weight_decay: Real = Field(0.0, ge=0, lt=1, description="Pull of every step towards zero. Acts once per role and round.")
+    weight_decay: Real = Field(
+        0.0, ge=0, lt=1, description="Pull of every step towards zero. Acts once per role and round."
+    )
+
+
+class PoolSection(Section):
+    """Trajectories sampled once, from the original model; training draws its noisy latents and pictures from them."""
+
+    forget: Count = Field(32, ge=1, le=100_000, description="Trajectories of the concept. Fewer repeat sooner.")
+    retain: Count = Field(64, ge=1, le=100_000, description="Trajectories of what stays. Fewer guard a narrower set.")
+    steps: Count = Field(12, ge=1, le=1000, description="Denoising steps of each: quality and variety against time.")
+    guidance: Real = Field(3.0, ge=0, le=30, description="How closely they follow their prompt.")
+    batch: Count = Field(4, ge=1, le=4096, description="Trajectories at once. Only memory and speed depend on it.")
 
 
 class TrainSection(Section):
     """The turns. One round is one forget step, then one retain step."""
 
     rounds: Count = Field(ge=1, le=1_000_000, description="How long it trains. More erases further and drifts further.")
-    batch: Count = Field(ge=1, le=4096, description="Noisy latents per micro-batch. More is steadier and needs more memory.")
+    batch: Count = Field(
+        ge=1, le=4096, description="Noisy latents per micro-batch. More is steadier and needs more memory."
+    )
     accumulate: Count = Field(
-        1, ge=1, le=4096, description="Micro-batches per step: a larger batch in the same memory, at equal time per sample."
+        1,
+        ge=1,
+        le=4096,
+        description="Micro-batches per step: a larger batch in the same memory, at equal time per sample.",
     )
     precision: Literal["fp32", "bf16-mixed", "fp16-mixed"] = Field(
         "fp32", description="Precision of the forward and backward pass. Trained weights stay float32 either way."
     )
     optimizer: Literal["dual", "dual_plus", "shared", "joint"] = Field(
         "dual",
-        description="dual: moments of its own for each role. dual_plus: shared base and own deltas. shared: one optimizer, "
-        "in turns. joint: one, on the sum. shared and joint take their rule and decay from the forget section.",
+        description="dual: moments of its own for each role. dual_plus: a shared base and own deltas. shared: one "
+        "optimizer, in turns. joint: one, on the sum. These take rule and decay from forget.",
     )
     forget: RoleSection = Field(description="Optimizer of the forget steps.")
     retain: RoleSection = Field(description="Optimizer of the retain steps.")
+    pool: PoolSection = Field(
+        default_factory=lambda: PoolSection.model_validate({}), description="Where noisy latents come from."
+    )
     preview_every: Count = Field(50, ge=0, description="Rounds between sample grids; training waits for each. 0: none.")
     checkpoint_every: Count = Field(
-        50, ge=0, description="Rounds between checkpoints; a crash loses the rounds since. 0: only at the end or a stop."
+        50,
+        ge=0,
+        description="Rounds between checkpoints; a crash loses the rounds since. 0: only at the end or a stop.",
     )
 
 
@@ -188,8 +242,12 @@ class Config(Section):
     concept: ConceptSection = Field(description="What goes.")
     method: MethodSection = Field(description="How it goes.")
     train: TrainSection = Field(description="The turns.")
-    evaluate: EvaluateSection = Field(default_factory=lambda: EvaluateSection(), description="How it is judged.")
-    seed: Count = Field(0, ge=0, lt=2**32, description="Start of every random stream. Same seed and machine: same bits.")
+    evaluate: EvaluateSection = Field(
+        default_factory=lambda: EvaluateSection.model_validate({}), description="How it is judged."
+    )
+    seed: Count = Field(
+        0, ge=0, lt=2**32, description="Start of every random stream. Same seed and machine: same bits."
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
     output: str | None = Field(None, min_length=1, description="Run folder. null: runs/<date>-<concept>-<method>.")
 

@@ -75,7 +75,9 @@ class Judges:
         return [float(v) for v in (seen * read).sum(-1)]
 
 
-def load_judges(device: torch.device | str = "cpu", folder: Path | None = None, tokenizer: Path | None = None) -> Judges:
+def load_judges(
+    device: torch.device | str = "cpu", folder: Path | None = None, tokenizer: Path | None = None
+) -> Judges:
     """Load the bundled judges, or those of `folder`: conv, patch and clip as .safetensors, and clip.json.
 
     Raises `InputError` when a file is missing or does not fit.

@@ -62,7 +62,7 @@ def resolve(name: str) -> tuple[Domain, str]:
                 return domain, entry.name
     known = [*OBJECT_NAMES, *STYLE_NAMES, *(s for e in (*OBJECTS, *STYLES) for s in e.synonyms)]
     close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
-    hint = f"did you mean {', '.join(close)}?" if close else f"try {', '.join(OBJECT_NAMES[:5])} or a style such as flat"
+    hint = f"did you mean {', '.join(close)}?" if close else f"try {', '.join(OBJECT_NAMES[:5])} or a style, e.g. flat"
     raise InputError(f"concept {name!r} is not in the bundled world; {hint}")
 
 
@@ -91,8 +91,7 @@ def world_asks(concept: Concept, prompts: int, seeds: int, *, neighbours: int = 
     if prompts < 1 or seeds < 1:
         raise InputError(f"evaluate: prompts {prompts} and seeds {seeds} must both be 1 or more")
     classes = OBJECT_NAMES if domain == "object" else STYLE_NAMES
-    # In an order of its own, so that few prompts are a sample of the classes and not the first of the list.
-    others = sorted((c for c in classes if c != target), key=lambda c: stable_seed("class", c))
+    others = _spread(c for c in classes if c != target)
     near = _keep(concept, domain, target) or neighbours_of(domain, target, neighbours)
     if not near:
         raise InputError(f"evaluate: neighbours {neighbours} must be 1 or more")
@@ -116,10 +115,17 @@ def pictures(asks: Sequence[Ask]) -> list[Ask]:
     return list({(a.prompt_id, a.seed): a for a in reversed(asks)}.values())[::-1]
 
 
+def _spread(names: Iterable[str]) -> list[str]:
+    """A fixed shuffle, so that few prompts are a sample of the names and not the first of the list."""
+    return sorted(names, key=lambda name: stable_seed("class", name))
+
+
 def _target(concept: Concept) -> tuple[Domain, str]:
     domain, target = resolve(concept.name)
     if concept.kind != domain:
-        raise InputError(f"concept {concept.name!r} is one of the world's {domain}s, not a {concept.kind}; kind: {domain}")
+        raise InputError(
+            f"concept {concept.name!r} has kind {concept.kind!r} but is a {domain} here; set kind: {domain}"
+        )
     return domain, target
 
 
@@ -139,16 +145,16 @@ Cell = tuple[str, str, str, str]  # object, style, colour, template
 
 def _cells(domain: Domain, group: Sequence[str], prompts: int) -> list[Cell]:
     """`prompts` distinct cells, classes in turn; within a class the other axes advance together."""
-    across = STYLE_NAMES if domain == "object" else OBJECT_NAMES
+    across = _spread(STYLE_NAMES if domain == "object" else OBJECT_NAMES)
     wide, colours, frames = len(across), len(COLOUR_NAMES), tuple(TEMPLATES)
     room = len(group) * wide * colours * len(frames)
     if prompts > room:
-        raise InputError(f"evaluate.prompts: {prompts} is more than the {room} sentences there are; raise seeds instead")
+        raise InputError(f"evaluate.prompts: {prompts} is more than the {room} sentences there are; raise seeds")
     cells: list[Cell] = []
     for i in range(prompts):
         place, turn = i % len(group), i // len(group)
         # Shifts that depend on the axes before them keep every (class, across, colour, template) distinct.
-        first = (turn + place) % wide
+        first = (turn + place * wide // len(group)) % wide
         lap = turn // wide
         colour = COLOUR_NAMES[(lap + first + place) % colours]
         frame = frames[(lap // colours + 3 * (lap % colours) + first + place) % len(frames)]

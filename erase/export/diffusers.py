@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,8 +13,8 @@ from erase.errors import InputError
 from erase.models import Model
 
 
-def save_pipeline(model: Model, output: Path, card: str) -> Path:
-    """Save the model's parts to `output` in float32, with `card` as README.md; all or nothing.
+def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], None]) -> Path:
+    """Save the model's parts to `output` in float32, with what `add_card(folder)` puts beside them; all or nothing.
 
     float32 is what the run computed its pictures with, so the folder's pictures equal them. Raises `InputError` when
     the folder exists and is not empty, or cannot be written.
@@ -27,7 +28,7 @@ def save_pipeline(model: Model, output: Path, card: str) -> Path:
         raise InputError(f"cannot write {output}: {error.strerror or error}") from None
     try:
         model.pipeline().save_pretrained(scratch, safe_serialization=True)
-        (scratch / "README.md").write_text(card, encoding="utf-8")
+        add_card(scratch)
         scratch.chmod(0o755)
         if output.exists():
             output.rmdir()

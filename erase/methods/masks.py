@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from erase.errors import EraseError
 
 
-
-
-def gradient_mask(parameters: dict[str, nn.Parameter], losses: list[Callable[[], Tensor]], share: float) -> dict[str, Tensor]:
+def gradient_mask(
+    parameters: dict[str, nn.Parameter], losses: list[Callable[[], Tensor]], share: float
+) -> dict[str, Tensor]:
     """SalUn's: the `share` of weights with the largest |sum over batches of the forget gradient|, over all tensors.
 
     Returns boolean tensors, True where a weight may move. Exactly the wanted number is chosen, ties by position.

@@ -51,6 +51,7 @@ class Options:
     guidance: float = 1.0
     mask_share: float = 0.5
     ratio: float = 1.0
+    retain_weight: float = 1.0
 
 
 Loss = Callable[[Nets, Batch, Options], Tensor]

@@ -75,7 +75,9 @@ class Trained:
         """Set the trained values; names and shapes must be the selected ones."""
         if set(tensors) != set(self.parameters):
             different = sorted(set(tensors) ^ set(self.parameters))
-            raise InputError(f"trained tensors do not fit this selection: {len(different)} names differ: {different[0]}")
+            raise InputError(
+                f"trained tensors do not fit this selection: {len(different)} names differ: {different[0]}"
+            )
         for name, value in tensors.items():
             target = self.parameters[name]
             if value.shape != target.shape:

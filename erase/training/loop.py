@@ -75,7 +75,9 @@ def _turn(session: Session, role: str, round: int, accumulate: int) -> tuple[flo
             loss = session.loss(part, round, micro) / accumulate
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise EraseError(f"{part} loss is {value} in round {round}; lower the rate. No weight was changed by it")
+                raise EraseError(
+                    f"{part} loss is {value} in round {round}; lower the rate. No weight was changed by it"
+                )
             session.accelerator.backward(loss)
             total += value
     if not unscale(session.accelerator, session.trained.parameters.values()):

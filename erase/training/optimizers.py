@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from erase.errors import InputError
-from erase.optim import DualOptim, DualOptimPlus, SharedOptim, Turns
+from erase.optim import DualOptim, DualOptimPlus, SharedOptim, Turns, warmup
 
 Kind = Literal["dual", "dual_plus", "shared", "joint"]
 
@@ -41,7 +41,7 @@ def build(
     """
     weights = list(parameters.values())
     clip = {"forget": forget.clip, "retain": retain.clip}
-    schedule = {"forget": _warmup(forget.warmup), "retain": _warmup(retain.warmup)}
+    schedule = {"forget": warmup(forget.warmup), "retain": warmup(retain.warmup)}
     masks = None if mask is None else [mask[name] for name in parameters]
     if kind == "dual":
         return DualOptim(
@@ -57,10 +57,6 @@ def build(
             mask=masks,
         )
     return SharedOptim(weights, _factory(forget), clip=clip, schedule=schedule, mask=masks)
-
-
-def _warmup(steps: int) -> Callable[[int], float]:
-    return lambda step: min(1.0, (step + 1) / steps) if steps else 1.0
 
 
 def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:

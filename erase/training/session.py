@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from erase.concept import Concept
@@ -67,8 +68,10 @@ class Session:
     def loss(self, role: str, round: int, micro: int = 0) -> Tensor:
         """The loss of a role on its own batch of this round; which one depends on (seed, role, round, micro) alone."""
         generator = torch.Generator().manual_seed(stable_seed(self.seed, role, round, micro))
-        chosen = self.method.forget if role == "forget" else self.method.retain
-        return chosen(self.nets, self.draw(role, self.batch, generator), self.options)
+        batch = self.draw(role, self.batch, generator)
+        if role == "forget":
+            return self.method.forget(self.nets, batch, self.options)
+        return self.options.retain_weight * self.method.retain(self.nets, batch, self.options)
 
     def draw(self, role: str, size: int, generator: torch.Generator) -> Batch:
         """A random batch of a role from its pool."""
@@ -147,4 +150,6 @@ def accelerator_for(precision: str, device: torch.device) -> Accelerator:
         raise InputError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if precision == "fp16-mixed" and device.type == "cpu":
         raise InputError("precision fp16-mixed needs a GPU; use bf16-mixed or fp32 on the CPU")
+    # accelerate keeps one precision for the whole process; a UI or a test runs several one after another.
+    AcceleratorState._reset_state()
     return Accelerator(mixed_precision=PRECISIONS[precision], cpu=device.type == "cpu")

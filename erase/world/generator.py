@@ -98,9 +98,7 @@ class Denoiser(nn.Module):
         return self.unet(noisy, times, self.text(input_ids=ids).last_hidden_state).sample
 
 
-def loss(
-    model: Denoiser, tokenizer: CLIPTokenizer, latents: Tensor, scenes: Scenes, batch: int = BATCH
-) -> Loss:
+def loss(model: Denoiser, tokenizer: CLIPTokenizer, latents: Tensor, scenes: Scenes, batch: int = BATCH) -> Loss:
     """The denoising loss ||eps - eps_theta(x_t, t, c)||^2 on random scenes with random captions."""
     noise = scheduler()
     device = model.unet.device

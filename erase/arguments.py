@@ -1,0 +1,175 @@
+"""The command line's grammar: commands, flags, help with examples. It imports nothing heavy and does no work."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from erase import __version__
+from erase.errors import InputError
+
+Handler = Callable[[argparse.Namespace], int]
+
+# Flags of `erase run` and `erase check` that are short for a setting: its path and a line of help.
+SHORT: dict[str, tuple[str, str]] = {
+    "model": ("model", "world, a hub id, a diffusers folder, or a .safetensors file"),
+    "concept": ("concept", "what to erase"),
+    "kind": ("concept.kind", "auto, object, style, person or nudity"),
+    "anchor": ("concept.anchor", "what it becomes; empty: the unconditional picture"),
+    "keep": ("concept.keep", "neighbours that must stay, separated by commas"),
+    "method": ("method", "esd, ablation, salun, sfron or ga"),
+    "optimizer": ("train.optimizer", "dual, dual_plus, shared or joint"),
+    "rounds": ("train.rounds", "how long it trains; one round is a forget and a retain step"),
+    "seed": ("seed", "start of every random stream"),
+    "device": ("device", "auto, cpu, cuda, cuda:N or mps"),
+    "output": ("output", "run folder; by default runs/<date>-<concept>-<method>"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that all errors look alike."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def build_parser(
+    handlers: Mapping[str, Handler],
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and the parsers of the commands by name; `options.do` is the handler of the command given."""
+    parser = _Parser(
+        prog="erase",
+        description="Erase a concept from a text-to-image model, and show what that did.",
+        epilog="examples:\n  erase run                        the demo, on the bundled model\n"
+        "  erase run --concept dog          another object\n  erase run --help                 more of them",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"erase {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show an error's traceback")
+    group = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def command(name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+        made = group.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.splitlines()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        made.set_defaults(do=handlers[name])
+        made.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+        commands[name] = made
+        return made
+
+    _add_run_and_check(command)
+    _add_eval_and_export(command)
+    _add_generate(command)
+    _add_list_and_world(command)
+    return parser, commands
+
+
+def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
+    run = command(
+        "run",
+        "erase a concept, judge before and after, write the report",
+        "erase run\n"
+        'erase run --concept "pixel art" --kind style\n'
+        "erase run --concept dog --anchor cat --keep fox,rabbit --seed 1\n"
+        "erase run configs/ga.yaml --optimizer shared --set train.forget.lr=5e-5\n"
+        "erase run --resume runs/2026-11-23-cat-esd",
+    )
+    run.add_argument("--resume", metavar="DIR", type=Path, help="go on with a run that was stopped")
+    run.add_argument("--quiet", action="store_true", help="no progress bar")
+    check = command(
+        "check",
+        "validate a configuration and print it in full",
+        "erase check configs/demo.yaml\nerase check configs/salun.yaml --set train.rounds=20 > mine.yaml",
+    )
+    for made in (run, check):
+        made.add_argument("config", nargs="?", type=Path, help="a YAML file; flags and --set override it")
+        for name, (_, text) in SHORT.items():
+            made.add_argument(f"--{name}", metavar=name[0].upper(), help=text)
+        made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, by its path")
+
+
+def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> None:
+    made = command(
+        "eval",
+        "judge a run again, or one that was not judged, and rewrite its report",
+        "erase eval runs/2026-11-23-cat-esd",
+    )
+    made.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    made.add_argument("--quiet", action="store_true", help="no progress bar")
+    made = command(
+        "export",
+        "write the erased model in a format that other tools load",
+        "erase export runs/2026-11-23-cat-esd --format diffusers --output cat-erased",
+    )
+    made.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    made.add_argument("--format", choices=["diffusers"], default="diffusers", help="diffusers: a pipeline folder")
+    made.add_argument("--output", metavar="DIR", type=Path, required=True, help="a new folder")
+
+
+def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:
+    made = command(
+        "generate",
+        "draw pictures with a run's erased model, or with any model",
+        'erase generate runs/2026-11-23-cat-esd --prompt "a pixel art cat on a blue background"\n'
+        'erase generate world --prompt "a cat" --prompt "a dog" --seed 0 --seed 1 --output pictures',
+    )
+    made.add_argument("source", metavar="RUN|MODEL", help="a run folder, or what --model of `erase run` takes")
+    made.add_argument("--prompt", action="append", required=True, help="may be given several times")
+    made.add_argument("--seed", metavar="N", action="append", type=_whole, help="may be given several times (0)")
+    made.add_argument("--output", metavar="DIR", type=Path, default=Path("pictures"), help="folder (pictures)")
+    made.add_argument("--steps", metavar="N", type=_positive, default=25, help="denoising steps (25)")
+    made.add_argument("--guidance", metavar="G", type=_real, default=3.0, help="how closely prompts are followed (3)")
+    made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    made.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None:
+    made = command(
+        "list",
+        "show what can be named in a configuration",
+        "erase list methods\nerase list concepts\nerase list parameters",
+    )
+    made.add_argument("what", choices=["methods", "models", "concepts", "parameters"])
+    made = command(
+        "world",
+        "rebuild the bundled model and its judges from the glyphs",
+        "erase world --status\nerase world --output build/world --device cuda\n"
+        "erase world --output build/world --stage conv --stage patch",
+    )
+    made.add_argument("--output", metavar="DIR", type=Path, default=Path("build/world"), help="folder (build/world)")
+    made.add_argument("--build", metavar="DIR", type=Path, default=Path("build/work"), help="checkpoints (build/work)")
+    made.add_argument("--stage", metavar="NAME", action="append", help="only this stage; may be given several times")
+    made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    made.add_argument("--status", action="store_true", help="show which stages are done, and do nothing")
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    value = _whole(text)
+    if not 1 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 1 and 1000")
+    return value
+
+
+def _real(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value <= 30:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 30")
+    return value

@@ -1,0 +1,105 @@
+"""A model card in the Hugging Face form, to lie beside an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from PIL import Image, UnidentifiedImageError
+
+from erase.report.html import concept_name, headline, lead, limits, nested, table
+from erase.report.schema import Pair, Report, read_report
+from erase.runtime import replacing, write_text
+
+GRID = "before_after.png"
+TILE, GAP, SHOWN = 160, 8, 6
+
+
+def write_card(folder: Path, output: Path) -> Path:
+    """Write `output`/README.md, and the before/after grid beside it where pictures remain; returns the card's path."""
+    report = read_report(folder / "report.json")
+    has_grid = write_grid(folder, report.images, output / GRID)
+    path = output / "README.md"
+    write_text(path, card(report, grid=has_grid))
+    return path
+
+
+def card(report: Report, *, grid: bool) -> str:
+    """The card's Markdown: front matter, result, pictures, scores, recipe, limits."""
+    name, model = concept_name(report), nested(report.config, "model")
+    front = {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["text-to-image", "concept-erasure", "machine-unlearning", "dualoptim"],
+    }
+    # Only a hub id may stand here; a local path would be a dead link, and private.
+    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        front["base_model"] = model
+    lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
+    lines += [f"# {_inline(name)}, erased", "", _inline(headline(report)), ""]
+    lines += [_inline(line) for line in lead(report)] + [""]
+    if grid:
+        lines += [f"![Before (upper row) and after (lower row), same prompts and seeds]({GRID})", ""]
+    lines += ["## Scores", "", "Value and 95 % interval.", ""]
+    lines += ["| Score | Before | After | Change | Pictures |", "|---|---|---|---|---|"]
+    for row in table(report):
+        cells = [f"{c['value']} ({c['range']})" if c["range"] else c["value"] for c in row["cells"]]
+        lines.append("| " + " | ".join(map(_cell, [f"{row['label']}, {row['wish']}", *cells, str(row["n"])])) + " |")
+    recipe = yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True).rstrip()
+    fence = "`" * max(3, _longest_ticks(recipe) + 1)
+    lines += ["", "## Recipe", "", f"{fence}yaml", recipe, fence, "", "## Limits", ""]
+    lines += [f"- {_inline(line)}" for line in limits(report)]
+    lines += ["- Erasure lowers the odds of a concept; it is no guarantee of safety.", ""]
+    return "\n".join(lines)
+
+
+def write_grid(folder: Path, images: Sequence[Pair], path: Path) -> bool:
+    """Before above after, one column a pair, the concept's first. False, and no file, without pictures."""
+    columns = []
+    ordered = sorted(images, key=lambda p: p.role != "forget")
+    chosen = [p for p in ordered if p.role == "forget"][: SHOWN // 2 + 1] + [p for p in ordered if p.role != "forget"]
+    for pair in chosen[:SHOWN]:
+        column = [_tile(folder / picture.path) for picture in (pair.before, pair.after)]
+        if all(column):
+            columns.append(column)
+    if not columns:
+        return False
+    width = len(columns) * (TILE + GAP) + GAP
+    sheet = Image.new("RGB", (width, 2 * (TILE + GAP) + GAP), "white")
+    for x, column in enumerate(columns):
+        for y, tile in enumerate(column):
+            if tile:
+                sheet.paste(tile, (GAP + x * (TILE + GAP), GAP + y * (TILE + GAP)))
+    with replacing(path) as temporary:
+        sheet.save(temporary, "png")
+    return True
+
+
+def _tile(path: Path) -> Image.Image | None:
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, UnidentifiedImageError):
+        return None
+    way = Image.Resampling.NEAREST if max(image.size) <= TILE // 2 else Image.Resampling.LANCZOS
+    return image.resize((TILE, TILE), way)
+
+
+def _inline(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    for sign in "\\`*_[]<>#|":
+        text = text.replace(sign, "\\" + sign)
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _longest_ticks(text: str) -> int:
+    runs, current = 0, 0
+    for sign in text:
+        current = current + 1 if sign == "`" else 0
+        runs = max(runs, current)
+    return runs

@@ -1,0 +1,244 @@
+"""report.html: one file that shows the run, opens anywhere, and asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment
+from markupsafe import Markup
+from PIL import Image, UnidentifiedImageError
+
+from erase.evaluation.metrics import verdict
+from erase.report.page import CSS, TEMPLATE
+from erase.report.plots import label, losses_svg, read_steps, scores_svg
+from erase.report.schema import ChangeEntry, Pair, Report, ScoreEntry, read_report
+from erase.runtime import write_text
+
+LARGEST = 384  # pixels a side; larger pictures are embedded smaller
+SMALL = 128  # pictures up to this side are enlarged without smoothing
+GROUPS = {
+    "forget": "Prompts that name the concept",
+    "neighbour": "Its neighbours",
+    "retain_in": "Other concepts",
+    "retain_cross": "The other domain",
+}
+NARROW = "\u00a0"  # keeps a number and its unit on one line
+TILES = ("forget_accuracy", "retain_accuracy", "cross_accuracy", "validity")
+
+
+def write_html(folder: Path) -> Path:
+    """Write report.html from a run folder's report.json, pictures and events.jsonl; returns its path.
+
+    Raises `InputError` when report.json is missing or malformed. A picture that is missing is said to be.
+    """
+    report = read_report(folder / "report.json")
+    path = folder / "report.html"
+    write_text(path, render(report, folder))
+    return path
+
+
+def render(report: Report, folder: Path) -> str:
+    """The page as text. Every value from outside is escaped."""
+    concept = concept_name(report)
+    values = {
+        "title": f"{concept}: erasure report",
+        "css": Markup(CSS),
+        "kicker": kicker(report),
+        "headline": headline(report),
+        "lead": lead(report),
+        "tiles": _tiles(report),
+        "groups": _groups(report.images, folder),
+        "table": table(report),
+        "scores_svg": Markup(scores_svg(report.scores)),
+        "losses_svg": Markup(losses_svg(read_steps(folder / "events.jsonl"))),
+        "guards": flat(report.guards),
+        "limits": limits(report),
+        "config": yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True),
+        "folded": [
+            ("Environment", flat(report.environment)),
+            ("Timings", [(key, f"{value:.1f} s") for key, value in report.timings.items()]),
+        ],
+    }
+    return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
+
+
+def concept_name(report: Report) -> str:
+    """The concept's name from the configuration."""
+    return str(nested(report.config, "concept", "name") or "the concept")
+
+
+def nested(config: dict[str, Any], *keys: str) -> Any:
+    """A value deep in the configuration, or None."""
+    found: Any = config
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def kicker(report: Report) -> str:
+    """Model, method, optimizer and run, in one line."""
+    parts = [
+        nested(report.config, "model"),
+        nested(report.config, "method", "name"),
+        nested(report.config, "train", "optimizer"),
+        report.run_id,
+    ]
+    return " · ".join(str(p) for p in parts if p)
+
+
+def headline(report: Report) -> str:
+    """The result in one sentence; destroyed pictures are never called a success."""
+    name = concept_name(report)
+    if not report.scores:
+        return f"“{name}” was erased; nothing has been scored yet."
+    return {
+        "gone": f"“{name}” is gone.",
+        "weaker": f"“{name}” is weaker, but not gone.",
+        "still there": f"“{name}” is still there.",
+        "degenerate": f"The pictures are destroyed; this says nothing about “{name}”.",
+        "not drawn before": f"The model hardly drew “{name}” before, so there was nothing to erase.",
+    }[verdict(report.scores)]  # type: ignore[arg-type]
+
+
+def lead(report: Report) -> list[str]:
+    """Two sentences under the headline: the concept's numbers, and what else changed beyond chance."""
+    before, after = report.score("forget_accuracy", "before"), report.score("forget_accuracy", "after")
+    if not before or not after:
+        return []
+    first = (
+        f"Asked for it, the model drew it in {show(before)} of {before.n} pictures before and in {show(after)} "
+        f"after (95 % interval {spread(after)})."
+    )
+    wanted = {s.name for s in report.scores if s.higher_is_better}
+    lost = [c for c in report.changes if c.name in wanted and c.high < 0]
+    if lost:
+        parts = "; ".join(f"{label(c.name).lower()} {_change(c)[0]}" for c in lost)
+        return [first, f"Damage beyond chance: {parts}."]
+    if report.changes:
+        return [first, "Nothing that should stay was measurably damaged; the intervals below say how far that holds."]
+    return [first]
+
+
+def table(report: Report) -> list[dict[str, Any]]:
+    """Rows of the score table: label, wish, cells (before, after, change), pictures."""
+    changes = {c.name: c for c in report.changes}
+    rows = []
+    for name in dict.fromkeys(s.name for s in report.scores):
+        arms = [report.score(name, arm) for arm in ("before", "after")]
+        known = [s for s in arms if s]
+        cells = [
+            {"label": arm, "value": show(s) if s else "–", "range": spread(s) if s else ""}
+            for arm, s in zip(("before", "after"), arms, strict=True)
+        ]
+        value, reach = _change(changes[name]) if name in changes else ("–", "")
+        cells.append({"label": "change", "value": value, "range": reach})
+        wish = "higher is better" if known[0].higher_is_better else "lower is better"
+        rows.append({"label": label(name), "wish": wish, "cells": cells, "n": known[-1].n})
+    return rows
+
+
+def limits(report: Report) -> list[str]:
+    """What the numbers do not say."""
+    lines = [
+        "The scores come from direct prompts. Unless attack scores are listed, nothing here says whether the concept "
+        "comes back under paraphrase, optimised prompts or fine-tuning."
+    ]
+    if nested(report.config, "model") == "world":
+        lines.append(
+            "The bundled world is small and closed, and its judges know exactly what it can draw. Orderings and "
+            "failure modes may carry over to large models; the numbers do not."
+        )
+    return lines
+
+
+def show(score: ScoreEntry) -> str:
+    """A value as a percentage, or plain for CLIP scores."""
+    return _number(score.name, score.value, score.n)
+
+
+def spread(score: ScoreEntry) -> str:
+    """An interval, in the unit of `show`."""
+    if score.name.startswith("clip_"):
+        return f"{score.low:.3f} to {score.high:.3f}"
+    return f"{_percent(score.low, score.n)} to {_percent(score.high, score.n)}{NARROW}%"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as (key, text) lines."""
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, dict):
+            found += flat(value, f"{name}: ")
+        elif isinstance(value, bool):
+            found.append((name, "yes" if value else "no"))
+        elif isinstance(value, float):
+            found.append((name, f"{value:.4g}"))
+        else:
+            found.append((name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
+    return found
+
+
+def _percent(value: float, n: int) -> str:
+    text = f"{100 * value:.{1 if n >= 200 else 0}f}"
+    return {"0.0": "0", "-0.0": "0", "100.0": "100"}.get(text, text).replace("-", "−")
+
+
+def _number(name: str, value: float, n: int) -> str:
+    if name.startswith("clip_"):
+        return f"{value:.3f}".replace("-", "−")
+    return f"{_percent(value, n)}{NARROW}%"
+
+
+def _change(change: ChangeEntry) -> tuple[str, str]:
+    if change.name.startswith("clip_"):
+        value, low, high = (f"{v:+.3f}".replace("-", "−") for v in (change.value, change.low, change.high))
+        return value, f"{low} to {high}"
+    digits = 1 if change.n >= 200 else 0
+    value, low, high = (f"{100 * v:+.{digits}f}".replace("-", "−") for v in (change.value, change.low, change.high))
+    return f"{value} points", f"{low} to {high}"
+
+
+def _tiles(report: Report) -> list[dict[str, str]]:
+    found = []
+    for name in TILES:
+        before, after = report.score(name, "before"), report.score(name, "after")
+        if before and after:
+            note = f"{spread(after)}, {after.n} pictures"
+            found.append(
+                {"label": label(name), "before": show(before).rstrip(f"{NARROW}%"), "after": show(after), "note": note}
+            )
+    return found
+
+
+def _groups(images: Sequence[Pair], folder: Path) -> list[dict[str, Any]]:
+    groups = []
+    for role in dict.fromkeys(p.role for p in images):
+        entries = []
+        for pair in (p for p in images if p.role == role):
+            sides = []
+            for when, picture in (("before", pair.before), ("after", pair.after)):
+                data, tiny = embed(folder / picture.path)
+                sides.append({"when": when, "data": data, "tiny": tiny, "answer": picture.answer, "good": picture.good})
+            entries.append({"prompt": pair.prompt, "sides": sides})
+        groups.append({"title": GROUPS.get(role, role.replace("_", " ")), "pairs": entries})
+    return groups
+
+
+def embed(path: Path) -> tuple[str, bool]:
+    """A picture as a data URI and whether it is tiny; ("", False) if it is missing or no picture."""
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, UnidentifiedImageError):
+        return "", False
+    image.thumbnail((LARGEST, LARGEST))
+    tiny, out = max(image.size) <= SMALL, io.BytesIO()
+    kind = "png" if tiny else "jpeg"
+    image.save(out, kind, **({} if tiny else {"quality": 88}))
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}", tiny

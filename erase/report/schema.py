@@ -1,0 +1,197 @@
+"""report.json: what it holds, checked when it is written and when it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from erase.errors import InputError
+from erase.evaluation.metrics import Change, Score, answer, is_right, is_valid
+from erase.evaluation.rows import Row, pairs
+from erase.runtime import write_text
+
+VERSION = 1
+SHOWN = {"forget": 8, "neighbour": 4, "retain_in": 4}
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or "\\" in path or ":" in parts[0] or ".." in parts:
+        raise ValueError("must be a relative path inside the run folder")
+    return path
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Inside = Annotated[str, AfterValidator(_inside)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+
+class ScoreEntry(_Entry):
+    """A score with its 95 % interval; none is accepted without one, or over no pictures."""
+
+    name: str
+    arm: Literal["before", "after"]
+    value: Finite
+    low: Finite
+    high: Finite
+    n: Annotated[int, Field(ge=1)]
+    higher_is_better: bool
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScoreEntry:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"{self.name}: value {self.value} lies outside [{self.low}, {self.high}]")
+        return self
+
+
+class ChangeEntry(_Entry):
+    """After minus before over twins, with McNemar's p where hits are counted."""
+
+    name: str
+    value: Finite
+    low: Finite
+    high: Finite
+    n: Annotated[int, Field(ge=1)]
+    p: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Picture(_Entry):
+    """One picture of the page: where it lies, what the judge sees, and whether that is what one hopes for."""
+
+    path: Inside
+    answer: str
+    good: bool
+
+
+class Pair(_Entry):
+    """One prompt and seed, before and after."""
+
+    role: str
+    prompt: str
+    seed: int
+    expected: str
+    before: Picture
+    after: Picture
+
+
+class Report(_Entry):
+    """The whole of report.json. `schema` is the version of this form."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True, populate_by_name=True)
+
+    version: Literal[1] = Field(VERSION, alias="schema")
+    run_id: str
+    environment: dict[str, Any]
+    config: dict[str, Any]
+    guards: dict[str, Any]
+    scores: list[ScoreEntry]
+    changes: list[ChangeEntry] = []
+    images: list[Pair] = []
+    timings: dict[str, Finite] = {}
+
+    @model_validator(mode="after")
+    def _once(self) -> Report:
+        keys = [(s.name, s.arm) for s in self.scores]
+        twice = sorted({f"{name} {arm}" for name, arm in keys if keys.count((name, arm)) > 1})
+        if twice:
+            raise ValueError(f"scores listed twice: {', '.join(twice)}")
+        return self
+
+    def score(self, name: str, arm: str) -> ScoreEntry | None:
+        """The entry of that name and arm, if the report has it."""
+        return next((s for s in self.scores if (s.name, s.arm) == (name, arm)), None)
+
+
+def build_report(
+    *,
+    run_id: str,
+    environment: dict[str, Any],
+    config: dict[str, Any],
+    guards: dict[str, Any],
+    scores: Sequence[Score],
+    changes: Sequence[Change] = (),
+    images: Sequence[Pair] = (),
+    timings: dict[str, float] | None = None,
+) -> Report:
+    """A checked report from the results of a run. Raises `InputError` for what the form refuses."""
+    try:
+        return Report(
+            version=VERSION,
+            run_id=run_id,
+            environment=environment,
+            config=config,
+            guards=guards,
+            scores=[ScoreEntry.model_validate(s) for s in scores],
+            changes=[ChangeEntry.model_validate(c) for c in changes],
+            images=list(images),
+            timings=timings or {},
+        )
+    except ValidationError as error:
+        raise InputError(f"report: {_problem(error)}") from None
+
+
+def write_report(path: Path, report: Report) -> Path:
+    """Write report.json, all or nothing. Raises `InputError` where it holds NaN or what JSON cannot."""
+    try:
+        # model_dump_json writes NaN as null; json refuses it.
+        text = json.dumps(report.model_dump(by_alias=True), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        raise InputError(f"{path}: the report holds NaN or infinity; see guards, environment and config") from None
+    write_text(path, text + "\n")
+    return path
+
+
+def read_report(path: Path) -> Report:
+    """Read and check report.json. Raises `InputError` with the first problem."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise InputError(f"cannot read {path}: {why}; evaluate the run first") from None
+    try:
+        return Report.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_problem(error)}; evaluate the run again") from None
+
+
+def choose_pairs(rows: Sequence[Row], *, judge: str = "conv", shown: dict[str, int] | None = None) -> list[Pair]:
+    """The twins that the page shows: evenly spaced over each role's sorted prompts, so nobody picked them."""
+    found = []
+    for role, count in (shown or SHOWN).items():
+        twins = pairs(rows, role)
+        step = max(1, len(twins) // count) if count else 1
+        for before, after in twins[::step][:count]:
+            domain = before["domain"]
+            found.append(
+                Pair(
+                    role=role,
+                    prompt=before["prompt"],
+                    seed=before["seed"],
+                    expected=str(before["expected"][domain]),
+                    before=_picture(before, domain, judge),
+                    after=_picture(after, domain, judge),
+                )
+            )
+    return found
+
+
+def _picture(row: Row, domain: str, judge: str) -> Picture:
+    right = is_right(row, domain, judge)
+    gone = row["role"] == "forget" and row["arm"] == "after"
+    label = answer(row, domain, judge) if is_valid(row, judge) else "no picture"
+    good = is_valid(row, judge) and not right if gone else right
+    return Picture(path=row["image"], answer=label, good=good)
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(p) for p in first["loc"]) or "report"
+    more = error.error_count() - 1
+    return f"{where}: {first['msg']}" + (f" (and {more} more)" if more else "")

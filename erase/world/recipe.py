@@ -1,0 +1,204 @@
+"""`erase world`: rebuild the bundled world from its glyphs, stage by stage, resumable.
+
+    glyphs -> tokenizer -> vae, text_encoder -> unet; conv, patch, clip (the judges, apart from all of these) -> assemble
+
+Work in progress lies in a build folder (weights, optimizer states, curves, sample grids); `assemble` writes what the
+package ships: a diffusers pipeline in float16 with shards of at most 15 MiB, and the judges.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTokenizer
+
+from erase.errors import InputError, Interrupted
+from erase.runtime import replacing, write_json
+from erase.world import generator, judges, text_encoder, vae
+from erase.world.captions import FULL, build_tokenizer, caption
+from erase.world.fitting import Plan, averaged, fit
+from erase.world.glyphs import rebuild as rebuild_glyphs
+from erase.world.vocabulary import COLOUR_NAMES, OBJECT_NAMES, STYLE_NAMES
+
+SHARD = "15MB"
+GUIDANCE, STEPS = 3.0, 25
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Where and how a rebuild runs. `deadline` (time.time()) stops it at the next step, with a checkpoint."""
+
+    folder: Path
+    device: torch.device
+    deadline: float = math.inf
+    steps: int = 0  # overrides every training stage's length, for trials and tests
+
+    def plan(self, plan: Plan) -> Plan:
+        return replace(plan, steps=self.steps) if self.steps else plan
+
+    def fit(self, module: nn.Module, loss: object, plan: Plan, on_save: Callable[[int], None] | None = None) -> None:
+        """Run or resume one training stage; raise `Interrupted` when the deadline cuts it."""
+        done = fit(module, loss, self.plan(plan), self.folder, stop_at=self.deadline, on_save=on_save)  # type: ignore[arg-type]
+        if not done:
+            raise Interrupted(f"stage {plan.name} stopped at its deadline; the same command goes on from there")
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
+
+
+def rebuild(
+    output: Path,
+    *,
+    build: Path,
+    stages: list[str] | None,
+    device: torch.device,
+    deadline: float = math.inf,
+    steps: int = 0,
+) -> None:
+    """Run the stages (all but `glyphs` when None) in order and write the world to `output`.
+
+    Raises `InputError` for an unknown stage, `Interrupted` at the deadline.
+    """
+    unknown = sorted(set(stages or ()) - set(STAGES))
+    if unknown:
+        raise InputError(f"stage {unknown[0]!r} is unknown; use {', '.join(STAGES)}")
+    work = Build(build, device, deadline, steps)
+    build.mkdir(parents=True, exist_ok=True)
+    for name, stage in STAGES.items():
+        if name in stages if stages else name != "glyphs":
+            started = time.time()
+            stage(work, output)
+            _note_duration(build, name, time.time() - started)
+
+
+def _note_duration(build: Path, stage: str, seconds: float) -> None:
+    path = build / "durations.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[stage] = round(known.get(stage, 0) + seconds, 1)
+    write_json(path, known)
+
+
+def _glyphs(work: Build, output: Path) -> None:
+    rebuild_glyphs(output / "glyphs")
+
+
+def _tokenizer(work: Build, output: Path) -> None:
+    build_tokenizer(work.folder / "tokenizer")
+
+
+def _vae(work: Build, output: Path) -> None:
+    torch.manual_seed(0)
+    decoding = vae.Decoding(vae.build().to(work.device, memory_format=torch.channels_last))
+    work.fit(decoding, vae.loss(decoding), vae.PLAN)
+
+
+def _text_encoder(work: Build, output: Path) -> None:
+    torch.manual_seed(1)
+    model = text_encoder.Contrast(text_encoder.build(work.tokenizer)).to(work.device)
+    work.fit(model, text_encoder.loss(model, work.tokenizer), text_encoder.PLAN)
+
+
+def _unet(work: Build, output: Path) -> None:
+    """The denoiser starts from the contrastive text encoder and trains on it further."""
+    tokenizer = work.tokenizer
+    torch.manual_seed(2)
+    contrast = text_encoder.Contrast(text_encoder.build(tokenizer))
+    averaged(work.folder / "text_encoder.pt", contrast)
+    model = generator.Denoiser(generator.build(), contrast.text)
+    model = model.to(work.device, memory_format=torch.channels_last)
+    scenes = generator.every_scene()
+    latents = generator.encode_scenes(scenes).to(work.device)
+    loss = generator.loss(model, tokenizer, latents, scenes)
+
+    def grid(step: int) -> None:
+        if step % 1000 == 0 or step == work.plan(generator.PLAN).steps:
+            sample_grid(work, step)
+
+    work.fit(model, loss, generator.PLAN, grid)
+
+
+def _judge(family: str) -> Callable[[Build, Path], None]:
+    def stage(work: Build, output: Path) -> None:
+        torch.manual_seed(3 + len(family))
+        model = judges.Classifier(family).to(work.device)
+        work.fit(model, judges.loss(model), judges.PLANS[family])
+        judges.set_temperature(model)
+        _save_judge(output / "judges" / f"{family}.safetensors", model)
+
+    return stage
+
+
+def _clip(work: Build, output: Path) -> None:
+    tokenizer = work.tokenizer
+    torch.manual_seed(5)
+    model = judges.build_clip(tokenizer).to(work.device)
+    work.fit(model, judges.clip_loss(model, tokenizer), judges.CLIP_PLAN)
+    _save_judge(output / "judges" / "clip.safetensors", model)
+    config = {**judges.CLIP_CONFIG, "text_cfg": {**judges.CLIP_CONFIG["text_cfg"], "vocab_size": len(tokenizer)}}
+    write_json(output / "judges" / "clip.json", config)
+
+
+def _save_judge(path: Path, model: nn.Module) -> None:
+    tensors = {
+        k: v.half().cpu().contiguous() if v.is_floating_point() else v.cpu() for k, v in model.state_dict().items()
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+
+
+def trained_pipeline(work: Build) -> StableDiffusionPipeline:
+    """The averaged weights as far as they are trained, as a pipeline on the CPU."""
+    model = generator.Denoiser(generator.build(), text_encoder.build(work.tokenizer))
+    averaged(work.folder / "unet.pt", model)
+    autoencoder = vae.build()
+    averaged(work.folder / "vae.pt", vae.Decoding(autoencoder))
+    return generator.assemble(model.unet, autoencoder, model.text, work.tokenizer)
+
+
+def _assemble(work: Build, output: Path) -> None:
+    pipeline = trained_pipeline(work)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.to(torch.float16)
+    pipeline.save_pretrained(output / "pipeline", safe_serialization=True, max_shard_size=SHARD)
+
+
+def sample_grid(work: Build, step: int) -> None:
+    """A picture of every sixth object in every style, for the eye, beside the curve."""
+    pipeline = trained_pipeline(work).to(work.device)
+    pipeline.set_progress_bar_config(disable=True)
+    names = OBJECT_NAMES[::6]
+    prompts = [
+        caption(FULL[0], thing, style, COLOUR_NAMES[(i + j) % len(COLOUR_NAMES)])
+        for j, style in enumerate(STYLE_NAMES)
+        for i, thing in enumerate(names)
+    ]
+    seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+    pictures = pipeline(prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=seeds).images
+    canvas = Image.new("RGB", (66 * len(names), 66 * len(STYLE_NAMES)), "white")
+    for k, picture in enumerate(pictures):
+        canvas.paste(picture, (k % len(names) * 66 + 1, k // len(names) * 66 + 1))
+    canvas.save(work.folder / f"grid-{step}.png")
+
+
+STAGES: dict[str, Callable[[Build, Path], None]] = {
+    "glyphs": _glyphs,
+    "tokenizer": _tokenizer,
+    "vae": _vae,
+    "text_encoder": _text_encoder,
+    "unet": _unet,
+    "conv": _judge("conv"),
+    "patch": _judge("patch"),
+    "clip": _clip,
+    "assemble": _assemble,
+}

@@ -1,0 +1,184 @@
+"""One battery over every method, under `dual`, on a tiny untrained model.
+
+Adding a method to METHODS adds it here. Run: pytest tests/integration/test_methods.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from erase.concept import Concept
+from erase.errors import EraseError, InputError
+from erase.events import ignore, never
+from erase.methods import METHODS, Options
+from erase.models import Model, select
+from erase.training import PoolPlan, RolePlan, Session, TrainPlan, train
+from erase.training.session import MethodPlan
+from tests.integration.conftest import build_tiny
+
+CONCEPT = Concept("cat", keep=("dog", "fox"))
+POOL = PoolPlan(forget=4, retain=4, steps=3, batch=4)
+
+
+def make(model: Model, method: str = "esd", parameters: str = "xattn", **changes: Any) -> Session:
+    roles = changes.pop("roles", (RolePlan(lr=1e-3), RolePlan(lr=1e-3)))
+    kind = changes.pop("optimizer", "dual")
+    settings = {"precision": "fp32", "batch": 2, "seed": 0, "on_event": ignore, "should_stop": never, **changes}
+    return Session(model, CONCEPT, MethodPlan(method, parameters, Options()), kind, roles, POOL, **settings)
+
+
+def run(session: Session, rounds: int, first: int = 0, accumulate: int = 1) -> list[Any]:
+    steps: list[Any] = []
+    plan = TrainPlan(rounds=rounds, accumulate=accumulate, preview_every=0, checkpoint_every=0)
+    train(session, plan, first=first, on_event=steps.append, should_stop=never, save=_nothing, preview=_nothing)
+    return steps
+
+
+def _nothing(round: int) -> None:
+    pass
+
+
+def weights(model: Model) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.unet.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_are_finite_and_only_the_declared_parameters_change(method: str, tiny_model: Model) -> None:
+    before = weights(tiny_model)
+    session = make(tiny_model, method)
+    steps = run(session, 2)
+    assert all(torch.isfinite(torch.tensor([s.loss, s.grad_norm])).all() for s in steps)
+    changed = {k for k, v in weights(tiny_model).items() if not torch.equal(v, before[k])}
+    assert changed
+    assert changed <= set(session.trained.parameters)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("optimizer", ["dual", "dual_plus", "shared", "joint"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(method: str, optimizer: str) -> None:
+    ends = []
+    for seed in (0, 0, 1):
+        model = build_tiny()
+        run(make(model, method, optimizer=optimizer, seed=seed), 2)
+        ends.append(torch.cat([v.flatten() for v in weights(model).values()]))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_forget_loss_falls(method: str, tiny_model: Model) -> None:
+    session = make(tiny_model, method, roles=(RolePlan(lr=2e-3), RolePlan(lr=1e-6)))
+
+    def now() -> float:
+        with torch.no_grad():
+            return sum(float(session.loss("forget", 1000 + i)) for i in range(8))
+
+    start = now()
+    run(session, 12)
+    assert now() < start
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.mask])
+def test_a_mask_holds_the_other_weights_through_forget_steps(method: str, tiny_model: Model) -> None:
+    session = make(tiny_model, method, roles=(RolePlan(lr=1e-2, weight_decay=0.1), RolePlan(lr=1e-2)))
+    mask = session.mask
+    assert mask is not None
+    assert 0 < sum(int(m.sum()) for m in mask.values()) < sum(m.numel() for m in mask.values())
+    for round in range(3):
+        session.optimizer.zero_grad()
+        session.loss("forget", round).backward()
+        session.optimizer.step("forget")
+    moved = 0
+    for name, parameter in session.trained.parameters.items():
+        original = session.trained.originals[name]
+        assert torch.equal(parameter[~mask[name]], original[~mask[name]])
+        moved += int((parameter != original).sum())
+    assert moved
+
+
+def test_the_teacher_leaves_no_trace_even_after_an_error(tiny_model: Model) -> None:
+    session = make(tiny_model)
+    run(session, 1)
+    trained = weights(tiny_model)
+    with pytest.raises(RuntimeError), session.trained.teacher():
+        assert any(not torch.equal(v, trained[k]) for k, v in weights(tiny_model).items())
+        raise RuntimeError
+    assert all(torch.equal(v, trained[k]) for k, v in weights(tiny_model).items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_the_teacher_predicts_as_the_model_did_before_training(tiny_model: Model, precision: str) -> None:
+    session = make(tiny_model, precision=precision)
+    batch = session.draw("retain", 2, torch.Generator().manual_seed(0))
+    first = session.nets.student(batch.noisy, batch.times, batch.states).detach()
+    run(session, 2)
+    student = session.nets.student(batch.noisy, batch.times, batch.states)
+    assert torch.equal(session.nets.teacher(batch.noisy, batch.times, batch.states), first)
+    assert not torch.equal(student, first)
+
+
+def test_trained_weights_stay_float32_under_bf16(tiny_model: Model) -> None:
+    session = make(tiny_model, precision="bf16-mixed")
+    run(session, 1)
+    assert {p.dtype for p in session.trained.parameters.values()} == {torch.float32}
+
+
+def test_accumulated_micro_batches_count_for_their_own_role_only(tiny_model: Model) -> None:
+    """accelerate's shared counter would let one role step on half of the rounds only."""
+    steps = run(make(tiny_model), 3, accumulate=2)
+    assert [s.role for s in steps] == ["forget", "retain"] * 3
+    assert all(s.grad_norm > 0 for s in steps[1:])  # the first retain gradient follows a forget step
+
+
+def test_accumulation_equals_the_mean_of_its_micro_batches(tiny_model: Model) -> None:
+    session = make(tiny_model)
+    session.optimizer.zero_grad()
+    for micro in range(2):
+        (session.loss("forget", 0, micro) / 2).backward()
+    expected = torch.cat([p.grad.flatten() for p in session.trained.parameters.values() if p.grad is not None]).norm()
+    steps = run(make(build_tiny()), 1, accumulate=2)
+    assert steps[0].grad_norm == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_nan_loss_stops_before_any_weight_changes(tiny_model: Model) -> None:
+    session = make(tiny_model)
+    session.pools["forget"].noisy.fill_(float("nan"))
+    before = weights(tiny_model)
+    with pytest.raises(EraseError, match="forget loss is nan in round 0"):
+        run(session, 1)
+    assert all(torch.equal(v, before[k]) for k, v in weights(tiny_model).items())
+
+
+@pytest.mark.parametrize("optimizer", ["dual", "dual_plus", "shared", "joint"])
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_resuming_at_any_of_six_rounds_equals_the_straight_run(optimizer: str, cut: int) -> None:
+    straight = build_tiny()
+    run(make(straight, optimizer=optimizer), 6)
+    first = make(build_tiny(), optimizer=optimizer)
+    run(first, cut)
+    kept = {k: v.clone() for k, v in first.trained.tensors().items()}
+    state = first.optimizer.state_dict()
+    second = make(build_tiny(), optimizer=optimizer)
+    second.trained.load(kept)
+    second.optimizer.load_state_dict(state)
+    run(second, 6, first=cut)
+    expected = weights(straight)
+    assert all(torch.equal(v, expected[k]) for k, v in second.model.unet.state_dict().items())
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tiny_model: Model) -> None:
+    with pytest.raises(InputError, match="matches no parameter"):
+        select(tiny_model.unet, r"no\.such\.layer")
+    with pytest.raises(InputError, match="no valid regular expression"):
+        select(tiny_model.unet, "(")
+
+
+def test_presets_select_what_their_names_say(tiny_model: Model) -> None:
+    names = {preset: set(select(tiny_model.unet, preset)) for preset in ("xattn-kv", "xattn", "noxattn", "full")}
+    assert names["xattn-kv"] < names["xattn"] < names["full"]
+    assert names["xattn"] | names["noxattn"] == names["full"]
+    assert not names["xattn"] & names["noxattn"]
+    assert all("attn2.to_k" in n or "attn2.to_v" in n for n in names["xattn-kv"])

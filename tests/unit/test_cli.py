@@ -1,0 +1,326 @@
+"""The command line: what reaches the workflow, what is printed, which code it ends with. The workflow is a stand-in."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+import erase
+from erase.cli import HANDLERS, main
+from erase.errors import EraseError, InputError, Interrupted
+from erase.events import Finished, Preview, Progress, Saved, Scored, Started, Step, Warned
+from erase.terminal import Listener, score_table, stopping_on_signals
+
+SCORE = {"name": "forget_accuracy", "arm": "after", "value": 0.01, "low": 0.0, "high": 0.04, "n": 200}
+SCORE |= {"higher_is_better": False}
+
+
+@pytest.fixture
+def workflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNamespace:
+    """A workflow whose verbs note their arguments in `calls` and succeed."""
+    calls: list[tuple[str, tuple, dict]] = []
+
+    def verb(name: str, result: object):
+        def call(*args: object, **kwargs: object) -> object:
+            calls.append((name, args, kwargs))
+            return result
+
+        return call
+
+    fake = types.SimpleNamespace(
+        calls=calls,
+        erase=verb("erase", tmp_path / "run"),
+        evaluate=verb("evaluate", [SCORE]),
+        export=verb("export", tmp_path / "out"),
+        generate=verb("generate", [tmp_path / "a.png", tmp_path / "b.png"]),
+        listing=verb("listing", [("esd", "steer away"), ("ablation", "anchor")]),
+    )
+    monkeypatch.setitem(sys.modules, "erase.workflow", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(erase, "workflow", fake, raising=False)
+    return fake
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr, without its prefix."""
+    err = capsys.readouterr().err
+    assert err.startswith("erase: error: ") and err.count("\n") == 1, err
+    return err.removeprefix("erase: error: ").strip()
+
+
+def test_run_without_anything_erases_the_demo_concept(workflow, capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.html").touch()
+    assert main(["run"]) == 0
+    name, (config,), given = workflow.calls[0]
+    assert (name, config.model, config.concept.name, given["resume"]) == ("erase", "world", "cat", None)
+    assert capsys.readouterr().out == f"report: {tmp_path / 'run' / 'report.html'}\n"
+
+
+def test_flags_file_and_set_reach_the_configuration(workflow, tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("concept: {name: dog, anchor: cat}\ntrain: {rounds: 7}\n")
+    flags = ["--method", "ga", "--kind", "object", "--keep", "fox,owl", "--output", "out", "--device", "cpu"]
+    flags += ["--seed", "5", "--optimizer", "shared", "--anchor", ""]
+    assert main(["run", str(path), *flags, "--set", "train.forget.lr=1e-4", "--set", "seed=6"]) == 0
+    config = workflow.calls[0][1][0]
+    assert (config.concept.name, config.concept.anchor, config.concept.keep) == ("dog", "", ["fox", "owl"])
+    assert (config.method.name, config.train.rounds, config.train.optimizer) == ("ga", 7, "shared")
+    assert (config.train.forget.lr, config.seed, config.device, config.output) == (1e-4, 6, "cpu", "out")
+
+
+def test_resume_takes_the_stored_settings_and_no_others(workflow, capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text("concept: owl\n")
+    assert main(["run", "--resume", str(tmp_path)]) == 0
+    assert workflow.calls[0][1][0].concept.name == "owl"
+    assert workflow.calls[0][2]["resume"] == tmp_path
+    assert main(["run", "--resume", str(tmp_path), "--seed", "1"]) == 2
+    assert "leave out" in error_of(capsys)
+    assert main(["run", "--resume", str(tmp_path / "none")]) == 2
+    assert "is no run folder" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rnu", "unknown command 'rnu'; did you mean 'run'?"),
+        ("run --mthod esd", "unknown argument '--mthod'; did you mean '--method'?"),
+        ("run --meth esd", "unknown argument '--meth'"),
+        ("run --set rounds", "--set needs KEY=VALUE such as train.forget.lr=1e-4, got 'rounds'"),
+        ("run --set =3", "--set needs KEY=VALUE"),
+        ("run --set train..lr=3", "--set needs KEY=VALUE"),
+        ("run --rounds 0", "train.rounds: must be at least 1, got '0'"),
+        ("run --method esdd", "did you mean 'esd'?"),
+        ("run --set train.forgt.lr=3", "train.forgt: unknown key; did you mean 'forget'?"),
+        ("run no/such.yaml", "no configuration at no/such.yaml"),
+        ("list method", "invalid choice: 'method'"),
+        ("list", "the following arguments are required: what"),
+        ("generate world", "the following arguments are required: --prompt"),
+        ("generate world --prompt x --seed -1", "'-1' is not a whole number, 0 or more"),
+        ("generate world --prompt x --steps 0", "'0' is not between 1 and 1000"),
+        ("generate world --prompt x --guidance nan", "'nan' is not between 0 and 30"),
+        ("export run", "the following arguments are required: --output"),
+        ("export run --format onnx --output x", "invalid choice: 'onnx'"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2_and_nothing_runs(line, said, workflow, capsys):
+    assert main(line.split()) == 2
+    assert said in error_of(capsys)
+    assert workflow.calls == []
+
+
+def test_several_problems_come_together(workflow, capsys):
+    assert main(["check", "--method", "esdd", "--rounds", "0"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err[0] == "erase: error: 2 problems"
+    assert len(err) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("no such concept"), 2, "no such concept"),
+        (EraseError("forget loss is nan"), 1, "forget loss is nan"),
+        (Interrupted("stopped after round 3"), 130, "stopped after round 3"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (RuntimeError("a\nb"), 1, "unexpected RuntimeError: a b (--debug shows where)"),
+        (type("OutOfMemoryError", (RuntimeError,), {})(), 1, "out of GPU memory: lower 'train.batch'"),
+    ],
+)
+def test_errors_end_with_their_code_and_no_traceback(error, code, said, workflow, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(workflow, "erase", fail)
+    assert main(["run"]) == code
+    assert error_of(capsys).startswith(said)
+    for line in (["--debug", "run"], ["run", "--debug"]):
+        assert main(line) == code
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_stopped_run_says_how_to_go_on(workflow, capsys, monkeypatch):
+    def stopped(config, on_event, should_stop, resume):
+        on_event(Started(folder=Path("runs/x"), total=4))
+        os.kill(os.getpid(), signal.SIGINT)
+        assert should_stop()
+        on_event(Finished(folder=Path("runs/x"), complete=False))
+        return Path("runs/x")
+
+    monkeypatch.setattr(workflow, "erase", stopped)
+    assert main(["run"]) == 130
+    assert "error: stopped; continue with: erase run --resume runs/x\n" in capsys.readouterr().err
+
+
+def test_the_second_interrupt_quits_at_once(workflow, capsys, monkeypatch):
+    def stubborn(config, on_event, should_stop, resume):
+        on_event(Started(folder=Path("runs/x"), total=4))
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("still running")
+
+    monkeypatch.setattr(workflow, "erase", stubborn)
+    assert main(["run"]) == 130
+    assert "error: interrupted; continue with: erase run --resume runs/x\n" in capsys.readouterr().err
+
+
+def test_signal_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stopping_on_signals() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_eval_export_generate_and_list_hand_over_and_print(workflow, capsys):
+    assert main(["eval", "runs/x"]) == 0
+    assert "forget_accuracy          0.010 [0.000, 0.040] n=200  lower is better" in capsys.readouterr().out
+    assert main(["export", "runs/x", "--format", "diffusers", "--output", "out"]) == 0
+    assert workflow.calls[-1][:2] == ("export", (Path("runs/x"), "diffusers", Path("out")))
+    assert capsys.readouterr().out.endswith("out\n")
+    line = ["generate", "world", "--prompt", "a cat", "--prompt", "a dog", "--seed", "3", "--seed", "4", "--steps", "9"]
+    assert main(line) == 0
+    _, (source,), given = workflow.calls[-1]
+    assert (source, given["prompts"], given["seeds"], given["steps"]) == ("world", ["a cat", "a dog"], [3, 4], 9)
+    assert capsys.readouterr().out.splitlines()[1].endswith("b.png")
+    assert main(["generate", "world", "--prompt", "a"]) == 0
+    assert workflow.calls[-1][2]["seeds"] == [0]
+    capsys.readouterr()
+    assert main(["list", "methods"]) == 0
+    assert capsys.readouterr().out == "esd       steer away\nablation  anchor\n"
+
+
+def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monkeypatch):
+    def stopped(folder, on_event, should_stop):
+        os.kill(os.getpid(), signal.SIGINT)
+        return [SCORE]
+
+    monkeypatch.setattr(workflow, "evaluate", stopped)
+    assert main(["eval", "runs/x"]) == 130
+    assert capsys.readouterr().out == ""
+
+
+def test_check_prints_what_run_would_take(workflow, capsys, tmp_path):
+    assert main(["check", "--concept", "dog", "--set", "train.rounds=3"]) == 0
+    stored = tmp_path / "x.yaml"
+    stored.write_text(capsys.readouterr().out)
+    assert main(["run", str(stored)]) == 0
+    assert main(["run", "--concept", "dog", "--rounds", "3"]) == 0
+    assert workflow.calls[0][1] == workflow.calls[1][1]
+
+
+def test_world_hands_stages_over_and_shows_their_state(monkeypatch, capsys, tmp_path):
+    calls = []
+    fake = types.SimpleNamespace(STAGES={"vae": None, "unet": None}, rebuild=lambda *a, **k: calls.append((a, k)))
+    monkeypatch.setitem(sys.modules, "erase.world.recipe", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr("erase.world.recipe", fake, raising=False)
+    monkeypatch.setattr("erase.runtime.pick_device", lambda wanted: f"<{wanted}>")
+    (tmp_path / "durations.json").write_text('{"vae": 61.4}')
+    assert main(["world", "--status", "--build", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "vae   61 s\nunet  to do\n"
+    assert calls == []
+    assert main(["world", "--output", "w", "--build", "b", "--stage", "vae", "--device", "cpu"]) == 0
+    assert calls == [((Path("w"),), {"build": Path("b"), "stages": ["vae"], "device": "<cpu>"})]
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_every_command_has_help_with_examples(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"examples:\n  erase {name}" in text
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    assert main([]) == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [1, 5000])
+def test_a_reader_who_leaves_is_no_error(rows):
+    # Many rows fail while they are printed, a single one only when the buffer is flushed at the end.
+    code = (
+        "import sys, types, erase\n"
+        f"rows = [('x' * 40, 'y')] * {rows}\n"
+        "erase.workflow = sys.modules['erase.workflow'] = types.SimpleNamespace(listing=lambda what: rows)\n"
+        "from erase.cli import main\n"
+        "sys.exit(main(['list', 'methods']))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
+        process.stdout.close()  # type: ignore[union-attr]
+        assert process.stderr.read() == b""  # type: ignore[union-attr]
+        assert process.wait() == 0
+
+
+def test_importing_the_command_line_loads_nothing_heavy_and_is_quick():
+    code = "import sys, erase.cli; print([m for m in ('torch', 'diffusers', 'pydantic', 'tqdm') if m in sys.modules])"
+    start = time.perf_counter()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found == "[]\n"
+    # Generous, for busy machines; torch alone takes longer than this.
+    assert time.perf_counter() - start < 1.5
+
+
+def test_checking_a_configuration_loads_no_torch():
+    code = "import sys; from erase.cli import main; main(['check']); print('torch' in sys.modules, file=sys.stderr)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "False\n"
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "erase", "rnu"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("erase: error: unknown command 'rnu'; did you mean 'run'?")
+
+
+def test_a_bar_shows_both_losses_and_tasks_and_notes_appear(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+    with Listener() as listener:
+        listener(Progress(what="pool", done=1, total=1))
+        listener(Started(folder=Path("runs/x"), total=2))
+        listener(Step(step=0, role="forget", loss=0.25, grad_norm=1, lr=1, seconds=1))
+        listener(Step(step=1, role="retain", loss=0.5, grad_norm=1, lr=1, seconds=1))
+        listener(Preview(step=1, images=Path("p.png")))
+        listener(Warned(text="prompt too long"))
+        listener(Progress(what="judging", done=3, total=4))
+        listener(Saved(path=Path("report.html")))
+        listener(Saved(path=Path("checkpoint/state.pt")))
+        listener(Scored(scores=[SCORE]))
+        listener(Finished(folder=Path("runs/x")))
+    text = screen.getvalue()
+    for part in ("run folder: runs/x", "pool: 100%", "warning: prompt too long", "preview: p.png", "judging:", "2/2"):
+        assert part in text, part
+    assert "forget 0.2500, retain 0.5000" in text
+    assert "saved report.html" in text and "state.pt" not in text
+    assert listener.scores == [SCORE] and listener.complete
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_run(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with Listener() as listener:
+        listener(Started(folder=Path("runs/x"), total=2))
+        listener(Finished(folder=Path("runs/x"), complete=False))
+    assert listener.folder == Path("runs/x") and not listener.complete
+
+
+def test_a_score_without_an_interval_is_not_shown():
+    before = {**SCORE, "arm": "before", "value": 1.0, "low": 0.98, "high": 1.0}
+    text = score_table([before, SCORE, {**SCORE, "name": "validity", "low": None}])
+    assert "validity" not in text
+    assert " ".join(text.splitlines()[1].split()) == (
+        "forget_accuracy 1.000 [0.980, 1.000] n=200 0.010 [0.000, 0.040] n=200 lower is better"
+    )

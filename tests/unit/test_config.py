@@ -1,0 +1,195 @@
+"""Configurations: complete, exact when stored, and refused with every problem named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from erase.config import METHOD_DEFAULTS, WORLD_DEFAULTS, Config, load_config, parse_value, to_yaml
+from erase.errors import InputError
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def problem(path: Path | None, overrides: dict | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_nothing_given_is_the_demo():
+    config = load_config()
+    assert (config.model, config.concept.name, config.method.name) == ("world", "cat", "esd")
+    assert load_config(None, {"seed": 3}).concept.name == "cat"
+
+
+def test_a_model_without_a_concept_erases_nothing_by_default():
+    assert problem(None, {"model": "some/model"}) == "concept: required"
+
+
+@pytest.mark.parametrize("name", METHOD_DEFAULTS)
+@pytest.mark.parametrize("model", ["world", "some/model"])
+def test_what_is_left_out_comes_from_the_method(name: str, model: str):
+    config = load_config(None, {"concept": "dog", "method": name, "model": model})
+    below = METHOD_DEFAULTS[name]["train"]
+    above = WORLD_DEFAULTS[name]["train"] if model == "world" else {}
+    assert config.train.forget.lr == above.get("forget", below["forget"])["lr"]
+    assert config.train.retain.warmup == {**below["retain"], **above.get("retain", {})}.get("warmup", 0)
+    assert config.train.rounds == above.get("rounds", below["rounds"])
+    assert set(config.method.model_dump()) == {"name", *METHOD_DEFAULTS[name]["method"]}
+
+
+def test_defaults_cover_the_same_methods_and_the_names_that_the_schema_allows():
+    assert set(METHOD_DEFAULTS) == set(WORLD_DEFAULTS)
+    for name in METHOD_DEFAULTS:
+        load_config(None, {"concept": "dog", "method": name})
+    assert "is not one of" in problem(None, {"concept": "dog", "method": "other"})
+
+
+def test_what_is_given_beats_what_the_method_sets():
+    config = load_config(None, {"concept": "dog", "train.retain.lr": "3e-5", "train.pool.batch": 2})
+    assert config.train.retain.lr == 3e-5
+    assert config.train.retain.warmup == METHOD_DEFAULTS["esd"]["train"]["retain"]["warmup"]
+    assert (config.train.pool.batch, config.train.pool.forget) == (2, 32)
+
+
+def test_defaults_are_not_changed_by_use():
+    before = repr(METHOD_DEFAULTS), repr(WORLD_DEFAULTS)
+    load_config(None, {"concept": "dog", "train.forget.lr": 0.5, "train.pool.batch": 7, "method.guidance": 9})
+    assert (repr(METHOD_DEFAULTS), repr(WORLD_DEFAULTS)) == before
+
+
+@pytest.mark.parametrize("name", METHOD_DEFAULTS)
+def test_the_stored_configuration_loads_as_an_equal_one(name: str, write):
+    given = {
+        "concept": {"name": "pixel art", "kind": "style", "anchor": "no", "keep": ["1e3", "yes"]},
+        "method": {"name": name, "parameters": r"attn2\.to_[kv]"},
+        "train.forget.lr": 1.23456789e-7,
+        "train.forget.clip": None,
+        "train.preview_every": 0,
+        "output": "runs/é: #1",
+    }
+    config = load_config(None, given)
+    assert config.train.forget.clip is None
+    assert load_config(write(to_yaml(config))) == config
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_every_problem_is_reported_at_once_with_value_and_remedy(write):
+    text = problem(
+        write(
+            "model: 3\nmethod: {name: esdx, guidance: -1}\nlr: 1\n"
+            "train: {rounds: 0, batch: yes, precison: fp32, optimizer: duel, forget: {lr: -1}, retain: {lr: .nan}}\n"
+        )
+    )
+    lines = text.splitlines()
+    assert lines[0].endswith("run.yaml: 11 problems")
+    expected = (
+        "  model: must be a valid string, got 3",
+        "  concept: required",
+        "  method.name: 'esdx' is not one of 'esd', 'ablation', 'salun', 'sfron' or 'ga'; did you mean 'esd'?",
+        "  method.guidance: must be at least 0, got -1",
+        "  train.rounds: must be at least 1, got 0",
+        "  train.batch: must be a number, got True",
+        "  train.precison: unknown key; did you mean 'precision'?",
+        "  train.optimizer: 'duel' is not one of 'dual', 'dual_plus', 'shared' or 'joint'; did you mean 'dual'?",
+        "  train.forget.lr: must be greater than 0, got -1",
+        "  train.retain.lr: must be a finite number, got nan",
+        "  lr: unknown key; did you mean 'train.forget.lr' or 'train.retain.lr'?",
+    )
+    assert set(lines[1:]) == set(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("concept: dog\nmethod: {name: salun, guidance: 2}", "method.guidance: salun has no such option; it has"),
+        ("concept: dog\nmethod: {name: esd, parameters: '('}", "method.parameters: is neither a preset nor a valid"),
+        ("concept: {name: dog, anchor: Dog}", "concept.anchor: the anchor is the concept itself"),
+        ("concept: {name: dog, keep: [cat, DOG]}", "concept.keep: the concept stands among those to keep"),
+        ("concept: {name: dog, keep: []}", "concept.keep: nothing to keep"),
+        ("concept: {name: dog, keep: {a: 1}}", "concept.keep: must be a valid list, got {'a': 1}"),
+        ("concept: {name: '  '}", "concept.name: must have at least 1 character"),
+        ("concept: no", "concept: must be a name, or settings of its own (name, kind, anchor, keep), got False"),
+        ("concept: dog\ntrain: 5", "train: must be settings of its own (rounds, batch, "),
+        ("concept: dog\ndevice: gpu", "device: 'gpu' is not auto, cpu, cuda, cuda:N or mps"),
+        ("concept: dog\nseed: -1", "seed: must be at least 0, got -1"),
+        ("concept: dog\ntrain: {forget: {lr: .inf}}", "train.forget.lr: must be a finite number"),
+        ("concept: dog\n3: 4", "3: unknown key"),
+        ("concept: dog\nconcept: cat", "key 'concept' is given twice in line 2"),
+        ("concept: dog\ntrain: {rounds: 1, rounds: 2}", "key 'rounds' is given twice in line 2"),
+        ("concept: &a dog\nmodel: *a", "aliases are not supported in line 2"),
+        ("[" * 5000, "nested deeper than 20 levels"),
+        ("concept: [dog", "is not valid YAML"),
+        ("? [a]\n: b", "is not valid YAML: found unhashable key"),
+        ("seed: 2020-99-99", "is not valid YAML: month must be in 1..12"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("- dog", "holds a list, not settings"),
+        (b"\xff\xfe\x00", "is not a YAML text in UTF-8"),
+        (b"\x00\x01", "is not valid YAML"),
+        ("#" * 300_000, "has 300,000 bytes, a configuration at most 262,144"),
+    ],
+)
+def test_a_bad_file_is_one_line(text: str | bytes, said: str, write):
+    found = problem(write(text))
+    assert said in found
+    assert "\n" not in found
+
+
+def test_a_file_that_is_not_there_names_the_nearest(tmp_path: Path):
+    (tmp_path / "demo.yaml").touch()
+    assert problem(tmp_path / "dmeo.yaml").endswith(f"did you mean {tmp_path / 'demo.yaml'}?")
+    assert problem(tmp_path).startswith(f"cannot read {tmp_path}: ")
+
+
+def test_a_new_name_replaces_its_section_and_the_same_name_does_not(write):
+    path = write("concept: {name: cat, anchor: dog}\nmethod: {name: esd, guidance: 2}\n")
+    changed = load_config(path, {"concept": "fox", "method": "salun"})
+    assert (changed.concept.anchor, changed.method.guidance) == ("", None)
+    same = load_config(path, {"concept": "cat", "method": "esd"})
+    assert (same.concept.anchor, same.method.guidance) == ("dog", 2)
+
+
+def test_overrides_reach_into_short_forms_whatever_their_order(write):
+    config = load_config(write("concept: cat\nmethod: esd\n"), {"concept.keep": "dog, fox", "method.guidance": "2"})
+    assert config.concept.keep == ["dog", "fox"]
+    assert config.method.guidance == 2
+    config = load_config(None, {"method.parameters": "full", "method": "ga", "concept": "dog"})
+    assert (config.method.name, config.method.parameters) == ("ga", "full")
+
+
+def test_values_on_the_command_line_read_as_in_a_file():
+    given = ("1e-4", "true", "null", "[a, b]", "", "a: b: c", "2020-99-99")
+    assert [parse_value(text) for text in given] == ["1e-4", True, None, ["a", "b"], "", "a: b: c", "2020-99-99"]
+    assert load_config(None, {"train.forget.lr": "1e-4"}).train.forget.lr == 1e-4
+
+
+def test_every_field_is_documented():
+    def walk(section, path: str = "") -> list[str]:
+        found = []
+        for name, field in section.model_fields.items():
+            found += [] if field.description else [path + name]
+            if hasattr(field.annotation, "model_fields"):
+                found += walk(field.annotation, f"{path}{name}.")
+        return found
+
+    assert walk(Config) == []
+
+
+def test_the_dump_is_plain_yaml():
+    assert yaml.safe_load(to_yaml(load_config()))["concept"] == {
+        "name": "cat",
+        "kind": "object",
+        "anchor": "",
+        "keep": "auto",
+    }
