@@ -244,7 +244,7 @@ def load_run(folder: Path, device: torch.device) -> tuple[Config, Model]:
 
 @torch.no_grad()
 def apply_tensors(model: Model, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Put trained tensors into the UNet; return what stood there. Raises `InputError` for names or shapes that differ."""
+    """Put trained tensors into the UNet; return what stood there. Raises `InputError` for tensors that do not fit."""
     parameters = dict(model.unet.named_parameters())
     previous = {}
     for name, value in tensors.items():
@@ -319,7 +319,7 @@ def listing(kind: str) -> list[tuple[str, str]]:
         return [(m.name, m.summary) for m in METHODS.values()]
     if kind == "models":
         return [
-            (WORLD, "the bundled world: 60 objects in 6 styles, 64 px"),
+            (WORLD, "bundled: 60 objects in 6 styles, 64 px"),
             ("FOLDER", "a folder in diffusers' layout"),
         ]
     if kind == "concepts":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,27 +110,41 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     folder = asset("world/pipeline") if source == WORLD else Path(source).expanduser()
     _check_folder(source, folder)
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False
-        )
+        with _quiet_libraries():
+            pipe = StableDiffusionPipeline.from_pretrained(
+                folder, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False
+            )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
     model = Model(source, *(getattr(pipe, part) for part in PARTS))
     for part in (model.text_encoder, model.unet, model.vae):
-        part.to(device).eval().requires_grad_(False)
+        part.to(device).float().eval().requires_grad_(False)
         _check_finite(source, part)
     return model
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep the loaders' own bars and advice off the terminal; ours says what matters."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+
+    kept = [
+        (library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in (diffusers, transformers)
+    ]
+    for library, _, _ in kept:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level, bars in kept:
+            library.set_verbosity(level)
+            if bars:
+                library.enable_progress_bar()
 
 
 def _check_folder(source: str, folder: Path) -> None:

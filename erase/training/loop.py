@@ -67,7 +67,7 @@ def train(
 
 
 def _turn(session: Session, role: str, round: int, accumulate: int) -> tuple[float, float]:
-    """One optimizer step. Micro-batches are counted here: accelerate's counter is one for both roles and starves one."""
+    """One optimizer step. Micro-batches are counted here; accelerate's one counter for both roles starves one."""
     session.optimizer.zero_grad()
     total = 0.0
     for part in ("forget", "retain") if role == "joint" else (role,):

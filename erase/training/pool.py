@@ -36,7 +36,7 @@ class PoolPlan:
 class Pool:
     """Everything that one role draws from. P prompts, S steps; kept on the model's device.
 
-    `noisy` and the predictions are (P, S, C, h, w), `times` (S,), `clean` (P, C, h, w), `states` and `anchors` (P, L, D).
+    `noisy` and the predictions are (P, S, C, h, w), `times` (S,), `clean` (P, C, h, w); `states`, `anchors` (P, L, D).
     `anchored` is None where the role has no anchor or it is the empty prompt throughout.
     """
 

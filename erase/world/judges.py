@@ -23,10 +23,10 @@ from erase.world.vocabulary import OBJECTS, STYLES
 
 # `conv` is the reported judge; `patch` serves tuning and attacks, so that no result is chosen by its own judge.
 PLANS = {
-    "conv": Plan("judge_conv", steps=2000, lr=2e-3, ema=0.995, weight_decay=0.02),
+    "conv": Plan("judge_conv", steps=6000, lr=2e-3, ema=0.995, weight_decay=0.02),
     "patch": Plan("judge_patch", steps=3000, lr=1e-3, ema=0.995, weight_decay=0.02),
 }
-CLIP_PLAN = Plan("clip", steps=1500, lr=1e-3, ema=0.995, weight_decay=0.02)
+CLIP_PLAN = Plan("clip", steps=1000, lr=1e-3, ema=0.995, weight_decay=0.02)
 BATCH = 64
 GARBAGE = ("noise", "blank", "blur", "blend", "blobs", "scrambled")
 CLIP_CONFIG = {
@@ -108,9 +108,10 @@ def _blur(images: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _blend(images: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    other = images[torch.randint(len(images), (len(rows),), generator=generator)]
-    third = images[torch.randint(len(images), (len(rows),), generator=generator)]
-    return (images[rows] + other + third) / 3
+    """The mean of three different pictures."""
+    n = len(images)
+    first, second = (torch.randperm(max(n - 1, 2), generator=generator)[:2] + 1).tolist()
+    return (images[rows] + images[(rows + first) % n] + images[(rows + second) % n]) / 3
 
 
 def _blobs(images: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """`erase world`: rebuild the bundled world from its glyphs, stage by stage, resumable.
 
-    glyphs -> tokenizer -> vae, text_encoder -> unet; conv, patch, clip (the judges, apart from all of these) -> assemble
+    glyphs -> tokenizer -> vae, text_encoder -> unet; conv, patch, clip (the judges, apart from these) -> assemble
 
 Work in progress lies in a build folder (weights, optimizer states, curves, sample grids); `assemble` writes what the
 package ships: a diffusers pipeline in float16 with shards of at most 15 MiB, and the judges.

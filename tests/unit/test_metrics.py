@@ -1,0 +1,330 @@
+"""Scores from rows worked out by hand, rows that must be refused, and judges that look at pixels."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from erase.errors import InputError
+from erase.evaluation.judges import Judges, border_colour, check_image, is_blank, load_judges
+from erase.evaluation.metrics import METRICS, changes, in_prompt_accuracy, is_valid, retain_agreement, scores, verdict
+from erase.evaluation.prompts import Ask
+from erase.evaluation.rows import KEYS, Setting, image_sha, make_row, pairs, read_rows, validate, write_rows
+from erase.evaluation.statistics import wilson
+from erase.world.captions import build_tokenizer
+from erase.world.judges import CLIP_CONFIG, Classifier
+from erase.world.vocabulary import OBJECT_NAMES
+
+SETTING = Setting("run", "esd", "cat", "object", "ddim", 25, 3.0)
+ROLES = {"forget": "cat", "retain_in": "dog", "neighbour": "lion", "retain_cross": "car"}
+
+
+def row(arm, role, number, thing, style="flat", *, clip=0.5, valid=True, seed=0):
+    expected = {"object": ROLES[role], "style": "flat", "colour": "red"}
+    ask = Ask(role, f"{role} {number}", f"{role}-{number}", "comma", seed, expected)
+    look = {
+        "flags": {"blank": not valid},
+        "judges": {"conv": {"object": thing, "style": style}, "patch": {"object": "cat", "style": "none"}},
+        "clip_score": clip,
+        "colour": "red",
+    }
+    return make_row(ask, look, arm, SETTING, f"images/{arm}/{role}-{number}.png", f"{arm}{role}{number}{seed}")
+
+
+def example(forget_after="fox", after=None):
+    """10 pictures a role: before all right; after, forget answers `forget_after` and 3 retain_in pictures are cats."""
+    rows = []
+    for role, thing in ROLES.items():
+        for i in range(10):
+            rows.append(row("before", role, i, thing, clip=0.6))
+            seen = forget_after if role == "forget" else "cat" if role == "retain_in" and i < 3 else thing
+            style = "glossy" if role == "retain_cross" and i < 4 else "flat"
+            rows.append(row("after", role, i, seen, style, clip=0.2 + i / 100) if after is None else after(role, i))
+    return rows
+
+
+def table(rows, **kwargs):
+    return {(s.name, s.arm): s for s in scores(rows, **kwargs)}
+
+
+def test_scores_by_hand():
+    found = table(example())
+    values = {key: round(s.value, 9) for key, s in found.items()}
+    assert values == {
+        ("forget_accuracy", "before"): 1.0,
+        ("forget_accuracy", "after"): 0.0,
+        ("retain_accuracy", "before"): 1.0,
+        ("retain_accuracy", "after"): 0.7,
+        ("neighbour_accuracy", "before"): 1.0,
+        ("neighbour_accuracy", "after"): 1.0,
+        ("cross_accuracy", "before"): 1.0,
+        ("cross_accuracy", "after"): 0.6,
+        ("validity", "before"): 1.0,
+        ("validity", "after"): 1.0,
+        ("clip_score_forget", "before"): 0.6,
+        ("clip_score_forget", "after"): 0.245,
+        ("clip_score_retain", "before"): 0.6,
+        ("clip_score_retain", "after"): 0.245,
+        ("retain_agreement", "before"): 1.0,
+        ("retain_agreement", "after"): 0.7,
+    }
+    kept = found["retain_accuracy", "after"]
+    assert (kept.low, kept.high, kept.n) == (wilson(7, 10).low, wilson(7, 10).high, 10)
+    lower = {name for (name, _), s in found.items() if not s.higher_is_better}
+    assert lower == {"forget_accuracy", "clip_score_forget"}
+
+
+def test_a_style_target_swaps_the_domains():
+    rows = [{**r, "domain": "style"} for r in example()]
+    found = table(rows)
+    assert found["retain_accuracy", "after"].value == 1.0  # styles all flat
+    assert found["cross_accuracy", "after"].value == 1.0  # objects all car
+    assert in_prompt_accuracy(rows)[1].value == 0.0  # the object where the style is named: never a cat
+
+
+def test_the_other_judge():
+    assert table(example(), judge="patch")["forget_accuracy", "after"].value == 1.0
+    with pytest.raises(InputError, match="judge 'knn' has no answer"):
+        scores(example(), judge="knn")
+
+
+def test_changes_are_paired():
+    found = {c.name: c for c in changes(example())}
+    assert found["forget_accuracy"].value == -1 and found["forget_accuracy"].p == pytest.approx(2 / 2**10)
+    assert found["retain_accuracy"].value == pytest.approx(-0.3)
+    assert found["retain_accuracy"].p == pytest.approx(2 / 2**3)
+    assert found["clip_score_retain"].value == pytest.approx(-0.355) and found["clip_score_retain"].p is None
+    assert set(found) == set(METRICS)
+
+
+def test_no_op_changes_nothing():
+    rows = [row(arm, role, i, thing) for arm in ("before", "after") for role, thing in ROLES.items() for i in range(10)]
+    found = table(rows)
+    for (name, _), score in found.items():
+        assert score.value == found[name, "before"].value
+    assert retain_agreement(rows).value == 1
+    assert all(c.value == 0 and c.low <= 0 <= c.high for c in changes(rows))
+    assert verdict(list(found.values())) == "still there"
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_destroyed_pictures_have_no_validity_and_are_no_success(valid):
+    # Noise: both heads answer none. Blank: no picture, although the judge still answers "cat".
+    dead = example(after=lambda role, i: row("after", role, i, *(("none", "none") if valid else ("cat",)), valid=valid))
+    found = table(dead)
+    for name in ("validity", "forget_accuracy", "retain_accuracy", "cross_accuracy"):
+        assert found[name, "after"].value == 0, name
+    assert verdict(list(found.values())) == "degenerate"
+    assert retain_agreement(dead).value == 0
+
+
+def test_one_head_is_enough_to_be_a_picture():
+    assert is_valid(row("after", "forget", 0, "none", "flat"), "conv")
+    assert is_valid(row("after", "forget", 0, "fox", "none"), "conv")
+    assert not is_valid(row("after", "forget", 0, "none", "none"), "conv")
+    assert not is_valid(row("after", "forget", 0, "fox", "flat", valid=False), "conv")
+
+
+@pytest.mark.parametrize(("hits", "word"), [(0, "gone"), (1, "gone"), (2, "weaker"), (5, "weaker"), (6, "still there")])
+def test_verdict(hits, word):
+    rows = example(after=lambda role, i: row("after", role, i, "cat" if role == "forget" and i < hits else "dog"))
+    assert verdict(scores(rows)) == word
+
+
+def test_verdict_needs_a_concept_that_was_there():
+    rows = example()
+    for r in rows:
+        if r["role"] == "forget" and int(r["prompt_id"][-1]) < 6:
+            r["judges"]["conv"]["object"] = "fox"
+    assert verdict(scores(rows)) == "not drawn before"
+
+
+def test_cross_split_identity():
+    """Cross accuracy over all prompts is the weighted mean of the two parts that are reported."""
+    rows = [r for r in example() if r["role"] in ("forget", "retain_cross")]
+    for r in rows:
+        if r["role"] == "forget" and r["arm"] == "after" and r["prompt_id"] < "forget-2":
+            r["judges"]["conv"]["style"] = "glossy"
+    other = [r["judges"]["conv"]["style"] == "flat" for r in rows if r["arm"] == "after"]
+    named = in_prompt_accuracy(rows)[1]
+    full = example()
+    full = [r for r in full if r["role"] != "forget"] + [r for r in rows if r["role"] == "forget"]
+    unnamed = table(full)["cross_accuracy", "after"]
+    assert (named.value, unnamed.value) == (0.8, 0.6)
+    assert sum(other) / 20 == (named.value * named.n + unnamed.value * unnamed.n) / (named.n + unnamed.n)
+
+
+def test_order_does_not_matter():
+    # Several seeds a prompt, so that the bootstrap is in play.
+    rows = []
+    rng = random.Random(2)
+    for role, thing in ROLES.items():
+        for i in range(40):
+            for seed in range(3):
+                for arm in ("before", "after"):
+                    seen = rng.choice([thing, "fox"])
+                    rows.append(row(arm, role, i, seen, clip=rng.random(), seed=seed))
+    expected, differences = scores(rows), changes(rows)
+    rng.shuffle(rows)
+    assert scores(rows) == expected
+    assert changes(rows) == differences
+
+
+def test_duplicates_and_missing_rows_are_loud():
+    rows = example()
+    with pytest.raises(InputError, match="2 rows for after, forget, forget-0"):
+        scores([*rows, next(r for r in rows if r["arm"] == "after")])
+    for arm, lost in (("before", "after"), ("after", "before")):
+        with pytest.raises(InputError, match=f"no twin {arm}"):
+            scores([r for r in rows if (r["arm"], r["prompt_id"]) != (arm, "retain_in-3")])
+        assert lost != arm
+    with pytest.raises(InputError, match="there are none"):
+        scores([])
+
+
+@pytest.mark.parametrize("role", list(ROLES))
+def test_no_rows_is_an_error_and_not_zero(role):
+    with pytest.raises(InputError, match=r"n = 0"):
+        scores([r for r in example() if r["role"] != role])
+
+
+def test_missing_clip_score_is_an_error():
+    rows = example()
+    rows[1]["clip_score"] = None
+    with pytest.raises(InputError, match="no clip_score"):
+        scores(rows)
+
+
+def test_rows_of_two_runs_or_with_holes_are_refused():
+    rows = example()
+    with pytest.raises(InputError, match="run_id differs"):
+        validate([*rows[:-1], {**rows[-1], "run_id": "other"}])
+    with pytest.raises(InputError, match="row 2 lacks judges, colour"):
+        validate([rows[0], {k: v for k, v in rows[1].items() if k not in ("judges", "colour")}])
+    with pytest.raises(InputError, match="arm 'middle'"):
+        validate([{**rows[0], "arm": "middle"}])
+    twice = {**rows[0], "role": "neighbour"}
+    validate([rows[0], twice], twins=False)
+    with pytest.raises(InputError, match="another picture"):
+        validate([rows[0], {**twice, "image_sha": "else"}], twins=False)
+
+
+def test_rows_survive_the_file(tmp_path):
+    rows, path = example(), tmp_path / "rows.jsonl"
+    rows[0]["prompt"] = "a cat\u2028in two lines"
+    write_rows(path, rows)
+    assert read_rows(path) == rows
+    assert set(rows[0]) == set(KEYS)
+    before, after = pairs(rows, "forget")[3]
+    assert (before["arm"], after["arm"], before["prompt_id"]) == ("before", "after", after["prompt_id"])
+    path.write_text(json.dumps(rows[0]) + "\n{torn")
+    with pytest.raises(InputError, match="line 2"):
+        read_rows(path)
+    with pytest.raises(InputError, match="cannot read"):
+        read_rows(tmp_path / "none.jsonl")
+
+
+def test_nothing_is_written_that_cannot_be_read(tmp_path):
+    rows, path = example(), tmp_path / "rows.jsonl"
+    rows[0]["clip_score"] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        write_rows(path, rows)
+    with pytest.raises(InputError, match="no twin"):
+        write_rows(path, rows[1:])
+    assert list(tmp_path.iterdir()) == []
+
+
+PLAIN = np.full((64, 64, 3), (112, 176, 240), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [PLAIN.astype(np.float32) / 127.5 - 1, PLAIN.astype(np.int64), PLAIN[..., 0], PLAIN[..., :2], PLAIN[:0]],
+)
+def test_only_uint8_pictures_are_judged(image):
+    with pytest.raises(InputError, match="give uint8"):
+        check_image(image)
+    check_image(PLAIN)
+
+
+def test_blank_and_colour():
+    assert is_blank(PLAIN)
+    with np.errstate(invalid="ignore"):
+        assert is_blank((np.full((64, 64, 3), np.nan)).astype(np.uint8))
+    drawn = PLAIN.copy()
+    drawn[16:48, 16:48] = 20
+    assert not is_blank(drawn)
+    assert border_colour(drawn) == "blue"
+    drawn[:, :] = (250, 230, 125)
+    drawn[:, :20] = 0  # a glyph that touches the border
+    assert border_colour(drawn) == "yellow"
+    assert image_sha(PLAIN) == image_sha(PLAIN.copy()) != image_sha(drawn)
+    assert image_sha(PLAIN) != image_sha(PLAIN.reshape(32, 128, 3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Judges of random weights, but with each head's bias set so that its answer is known."""
+    folder = tmp_path_factory.mktemp("judges")
+    torch.manual_seed(0)
+    for family in ("conv", "patch"):
+        model = Classifier(family)
+        last = model.body[-1] if family == "conv" else model.body.head
+        with torch.no_grad():
+            last.weight.mul_(0.01)
+            last.bias.zero_()
+            last.bias[3 if family == "conv" else len(OBJECT_NAMES)] = 9.0
+            last.bias[len(OBJECT_NAMES) + 1 + (1 if family == "conv" else 6)] = 9.0
+        save_file(model.state_dict(), folder / f"{family}.safetensors")
+    tokenizer = build_tokenizer(folder / "tokenizer")
+    config = {**CLIP_CONFIG, "text_cfg": {**CLIP_CONFIG["text_cfg"], "vocab_size": len(tokenizer)}}
+    (folder / "clip.json").write_text(json.dumps(config))
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "clip.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judges(folder) -> Judges:
+    return load_judges("cpu", folder, folder / "tokenizer")
+
+
+def test_look(judges):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(4)] + [PLAIN]
+    prompts = ["a cat", "a dog", "a lion", "a red car", "a cat"]
+    found = judges.look(images, prompts)
+    conv, patch = (found[0]["judges"][name] for name in ("conv", "patch"))
+    assert (conv["object"], conv["style"], conv["abstain"]) == (OBJECT_NAMES[3], "glossy", False)
+    assert (patch["object"], patch["style"], patch["abstain"]) == ("none", "none", True)
+    assert conv["object_prob"] == pytest.approx(1 / (1 + len(OBJECT_NAMES) * np.exp(-9)), abs=5e-3)
+    assert conv["energy"] == pytest.approx(-9, abs=0.1)
+    assert [f["flags"]["blank"] for f in found] == [False] * 4 + [True]
+    assert found[4]["colour"] == "blue"
+    assert all(-1 <= f["clip_score"] <= 1 for f in found)
+    # Whatever the batch, and whatever stands beside a picture.
+    alone = judges.look(images[2:3], prompts[2:3]) + judges.look(images, prompts, batch=2)
+    for one, other in zip(alone, [found[2], *found], strict=True):
+        assert one["clip_score"] == pytest.approx(other["clip_score"], abs=1e-5)
+        assert one["judges"]["conv"]["energy"] == pytest.approx(other["judges"]["conv"]["energy"], abs=1e-5)
+    assert len({round(f["clip_score"], 6) for f in found}) == 5
+    assert judges.look([np.zeros((96, 80, 3), np.uint8)])[0]["clip_score"] is None
+    with pytest.raises(InputError, match="5 images but 4 prompts"):
+        judges.look(images, prompts[:4])
+
+
+def test_missing_or_foreign_judge_files(folder, tmp_path):
+    with pytest.raises(InputError, match="conv.safetensors is missing"):
+        load_judges("cpu", tmp_path, folder / "tokenizer")
+    for name in ("conv", "patch"):
+        (tmp_path / f"{name}.safetensors").write_bytes((folder / "conv.safetensors").read_bytes())
+    with pytest.raises(InputError, match="patch.safetensors does not fit") as error:
+        load_judges("cpu", tmp_path, folder / "tokenizer")
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="no tokenizer"):
+        load_judges("cpu", folder, tmp_path)

@@ -1,0 +1,281 @@
+"""report.json that refuses nonsense, a page that is one file and escapes everything, and the model card."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from erase.errors import InputError
+from erase.evaluation.metrics import METRICS, Change, Score, changes, scores
+from erase.evaluation.prompts import Ask
+from erase.evaluation.rows import Setting, make_row
+from erase.report.card import write_card
+from erase.report.html import embed, headline, write_html
+from erase.report.plots import losses_svg, read_steps, smooth
+from erase.report.schema import build_report, choose_pairs, read_report, write_report
+
+NASTY = "<script>alert('x')</script> & \"cat\" | `y`"
+CONFIG = {
+    "model": "world",
+    "concept": {"name": "cat", "keep": ["dog"]},
+    "method": {"name": "esd"},
+    "train": {"optimizer": "dual"},
+}
+
+
+def rows(prompt="a cat"):
+    setting, found = Setting("run-1", "esd", "cat", "object", "ddim", 25, 3.0), []
+    for role, thing in {"forget": "cat", "retain_in": "dog", "neighbour": "lion", "retain_cross": "car"}.items():
+        for i in range(12):
+            for arm in ("before", "after"):
+                seen = "fox" if role == "forget" and arm == "after" and i else thing
+                look = {
+                    "flags": {"blank": False},
+                    "judges": {"conv": {"object": seen, "style": "flat"}},
+                    "clip_score": 0.5 if arm == "before" else 0.4,
+                    "colour": "red",
+                }
+                expected = {"object": thing, "style": "flat", "colour": "red"}
+                ask = Ask(role, f"{prompt} {i}", f"{role}-{i:02}", "comma", 0, expected)
+                found.append(make_row(ask, look, arm, setting, f"images/{arm}/{role}-{i:02}.png", f"{arm}{role}{i}"))
+    return found
+
+
+def report(prompt="a cat", **changed):
+    table = rows(prompt)
+    values = {
+        "run_id": "run-1",
+        "environment": {"torch": "2.15", "weights": {"unet": "abc"}},
+        "config": CONFIG,
+        "guards": {"changed_tensors": 3, "probe_changed": True},
+        "scores": scores(table),
+        "changes": changes(table),
+        "images": choose_pairs(table),
+        "timings": {"train": 1.5},
+    }
+    return build_report(**{**values, **changed})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with pictures, events and a report whose every text is hostile."""
+    folder = tmp_path / "run"
+    for row in rows():
+        path = folder / row["image"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 90 if row["arm"] == "before" else 200, np.uint8)).save(path)
+    events = [
+        {"event": "step", "step": s, "role": r, "loss": 1 / (s + 1)} for s in range(20) for r in ("forget", "retain")
+    ]
+    (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"event": "st')
+    config = {**CONFIG, "concept": {"name": NASTY}, "note": NASTY}
+    hostile = report(NASTY, config=config, environment={NASTY: NASTY}, guards={NASTY: NASTY}, run_id=NASTY)
+    write_report(folder / "report.json", hostile)
+    return folder
+
+
+def test_report_survives_the_file(tmp_path):
+    built = report()
+    path = write_report(tmp_path / "report.json", built)
+    assert read_report(path) == built
+    stored = json.loads(path.read_text())
+    assert stored["schema"] == 1
+    assert set(stored["scores"][0]) == {"name", "arm", "value", "low", "high", "n", "higher_is_better"}
+    assert {s["name"] for s in stored["scores"]} == {*METRICS, "retain_agreement"}
+
+
+GOOD = Score("validity", "after", 0.5, 0.4, 0.6, 10, True)
+
+
+@pytest.mark.parametrize(
+    ("scores_", "match"),
+    [
+        ([Score("validity", "after", 0.5, 0.6, 0.7, 10, True)], "lies outside"),
+        ([Score("validity", "after", float("nan"), 0.4, 0.6, 10, True)], "finite"),
+        ([Score("validity", "after", 0.5, 0.4, 0.6, 0, True)], "greater than or equal to 1"),
+        ([GOOD, GOOD], "listed twice: validity after"),
+    ],
+)
+def test_scores_that_the_form_refuses(scores_, match):
+    with pytest.raises(InputError, match=match) as error:
+        report(scores=scores_)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../x.png", "images/../../x", "C:/x.png", "https://a/b.png", "a\\b", ""]
+)
+def test_pictures_lie_inside_the_run(path, tmp_path):
+    stored = json.loads(report().model_dump_json(by_alias=True))
+    stored["images"][0]["before"]["path"] = path
+    (tmp_path / "report.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="inside the run folder"):
+        read_report(tmp_path / "report.json")
+
+
+def test_reports_that_cannot_be_read(tmp_path):
+    path = tmp_path / "report.json"
+    with pytest.raises(InputError, match="evaluate the run first"):
+        read_report(path)
+    path.write_text("{")
+    with pytest.raises(InputError, match="evaluate the run again"):
+        read_report(path)
+    path.write_text(report().model_dump_json(by_alias=True).replace('"schema":1', '"schema":2'))
+    with pytest.raises(InputError, match="schema"):
+        read_report(path)
+
+
+def test_nan_among_the_guards_is_not_written(tmp_path):
+    with pytest.raises(InputError, match="NaN"):
+        write_report(tmp_path / "report.json", report(guards={"relative_change": float("nan")}))
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_pairs_are_spread_and_marked():
+    pairs = choose_pairs(rows(), shown={"forget": 4, "retain_in": 100})
+    forget = [p for p in pairs if p.role == "forget"]
+    assert [p.prompt for p in forget] == ["a cat 0", "a cat 3", "a cat 6", "a cat 9"]
+    # Picture 0 still shows a cat after; the others show a fox, which is what one hopes for.
+    assert [(p.before.good, p.after.good, p.after.answer) for p in forget[:2]] == [
+        (True, False, "cat"),
+        (True, True, "fox"),
+    ]
+    assert len([p for p in pairs if p.role == "retain_in"]) == 12
+    dead = rows()
+    for row in dead:
+        row["judges"]["conv"] = {"object": "none", "style": "none"}
+    assert {(p.after.answer, p.after.good) for p in choose_pairs(dead)} == {("no picture", False)}
+
+
+class Links(HTMLParser):
+    """Every tag, and every attribute that could fetch something."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.fetched, self.text = set(), [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.fetched += [
+            v for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster", "xlink:href")
+        ]
+        assert not any(k.startswith("on") for k, _ in attrs)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_is_one_file_and_escapes_everything(run):
+    page = write_html(run).read_text()
+    seen = Links()
+    seen.feed(page)
+    assert not seen.tags & {"script", "link", "iframe", "object", "embed", "base"}
+    assert "<script" not in page
+    assert all(v.startswith(("data:image/png;base64,", "#")) for v in seen.fetched), seen.fetched
+    assert not re.search(r"@import|url\((?!#)", page)
+    # The texts are there, as texts: kicker, headline, configuration, environment, guards, prompts.
+    assert seen.text.count("<script>alert('x')</script>") >= 6
+    shown = choose_pairs(rows())
+    assert sum(v.startswith("data:") for v in seen.fetched) == 2 * len(shown) == 32
+
+
+def test_page_says_what_the_report_says(run):
+    page = write_html(run).read_text()
+    # 1 of 12 after: 8 %; Wilson 1.5 to 35.4 %.
+    assert "8\u00a0%" in page and "1 to 35\u00a0%" in page
+    assert page.count("✕") == 1 + 1  # one picture, and the explanation
+    assert page.count('<svg role="img"') == 2
+    assert "forget loss" in page and "retain loss" in page
+    assert page.count("<details>") == 3
+    assert "prefers-color-scheme: dark" in page and "width=device-width" in page
+    (run / "images/after/forget-00.png").unlink()
+    (run / "images/before/forget-00.png").write_bytes(b"no picture")
+    assert write_html(run).read_text().count("picture not kept") == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "valid", "words"),
+    [
+        (1.0, 0.02, 1.0, "is gone"),
+        (1.0, 0.02, 0.1, "destroyed"),
+        (1.0, 0.3, 1.0, "not gone"),
+        (1.0, 0.9, 1.0, "still there"),
+        (0.2, 0.0, 1.0, "hardly drew"),
+    ],
+)
+def test_headline(before, after, valid, words):
+    table = [
+        Score("forget_accuracy", "before", before, 0, 1, 10, False),
+        Score("forget_accuracy", "after", after, 0, 1, 10, False),
+        Score("validity", "before", 1, 0, 1, 10, True),
+        Score("validity", "after", valid, 0, 1, 10, True),
+    ]
+    assert words in headline(report(scores=table))
+
+
+def test_damage_is_named_only_beyond_chance(tmp_path):
+    for high, said in ((-0.01, "Damage beyond chance: other concepts drawn −20 points"), (0.01, "measurably damaged")):
+        change = Change("retain_accuracy", -0.2, -0.4, high, 12, 0.5)
+        write_report(tmp_path / "report.json", report(changes=[change]))
+        assert said in write_html(tmp_path).read_text()
+
+
+def test_curves(tmp_path):
+    path = tmp_path / "events.jsonl"
+    lines = [
+        {"event": "started", "total": 4},
+        {"event": "step", "step": 0, "role": "forget", "loss": 1.0},
+        {"event": "step", "step": 2, "role": "forget", "loss": 9.0},
+        {"event": "step", "step": 1, "role": "retain", "loss": 2.0},
+        {"event": "step", "step": 2, "role": "forget", "loss": 3.0},
+        {"event": "step", "step": 4, "role": "forget", "loss": float("nan")},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "step", "ro')
+    curves = read_steps(path)
+    # Step 2 was run again after a resume: the later loss counts.
+    assert {r: (s.tolist(), v.tolist()) for r, (s, v) in curves.items()} == {
+        "forget": ([0, 2], [1.0, 3.0]),
+        "retain": ([1], [2.0]),
+    }
+    assert "NaN" not in losses_svg(curves) and losses_svg({}) == ""
+    assert read_steps(tmp_path / "none.jsonl") == {}
+    assert smooth(np.array([0.0, 3.0, 6.0, 3.0])).tolist() == [1.5, 3.0, 4.0, 4.5]
+
+
+def test_large_pictures_are_embedded_smaller(tmp_path):
+    Image.new("RGB", (900, 600)).save(tmp_path / "a.png")
+    data, tiny = embed(tmp_path / "a.png")
+    assert data.startswith("data:image/jpeg;base64,") and not tiny
+
+
+def test_card(run, tmp_path):
+    path = write_card(run, tmp_path / "export")
+    text = path.read_text()
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front)["library_name"] == "diffusers"
+    assert "base_model" not in front  # the bundled world has no page on the hub
+    assert "before_after.png" in body
+    prose, recipe = body.split("````yaml\n")[0] if "````yaml" in body else body.split("```yaml\n")[0], body
+    assert "<script>" not in prose.replace("\\<script\\>", "")
+    assert yaml.safe_load(re.search(r"(`{3,})yaml\n(.*?)\n\1", recipe, re.DOTALL).group(2))["note"] == NASTY
+    for line in body.splitlines():
+        if line.startswith("| "):
+            assert len(re.findall(r"(?<!\\)\|", line)) == 6
+    assert "## Limits" in body
+    with Image.open(path.parent / "before_after.png") as grid:
+        # Six columns of 160 with gaps of 8; the upper row is before (90), the lower after (200).
+        assert grid.size == (6 * 168 + 8, 2 * 168 + 8)
+        assert [grid.getpixel((80, y))[0] for y in (80, 250)] == [90, 200]
+
+
+def test_card_of_a_hub_model_names_it(run, tmp_path):
+    write_report(run / "report.json", report(config={**CONFIG, "model": "someone/model"}, images=[]))
+    text = write_card(run, tmp_path / "export").read_text()
+    assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "someone/model"
+    assert "before_after.png" not in text and not (tmp_path / "export/before_after.png").exists()
