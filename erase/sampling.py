@@ -56,12 +56,13 @@ def denoise(
     scheduler.set_timesteps(steps, device=model.device)
     latents = noise * scheduler.init_noise_sigma
     both = guidance != 1 or visit is not None
-    context = torch.cat([states, empty.expand(len(states), -1, -1)]) if both else states
+    # Empty branch first, as in diffusers' pipelines: so the pictures agree to the bit.
+    context = torch.cat([empty.expand(len(states), -1, -1), states]) if both else states
     for i, t in enumerate(scheduler.timesteps):
         doubled = torch.cat([latents, latents]) if both else latents
         predicted = model.unet(doubled, t, context).sample.float()
         if both:
-            conditional, unconditional = predicted.chunk(2)
+            unconditional, conditional = predicted.chunk(2)
             if visit:
                 visit(i, t, latents, conditional, unconditional)
             predicted = unconditional + guidance * (conditional - unconditional)

@@ -1,0 +1,218 @@
+"""The main job on the bundled world, short: erase, judge, report, export, resume, and what is refused.
+
+Run: pytest tests/integration/test_workflow.py
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from erase import cli, runs, workflow
+from erase.config import load_config
+from erase.errors import EraseError, InputError, Interrupted
+from erase.evaluation.rows import read_rows
+from erase.events import Event, Step, ignore
+from erase.models import load_model
+from erase.sampling import Shot, first_noise, sample
+
+SHORT = {
+    "model": "world",
+    "concept": "frog",
+    "train.rounds": 3,
+    "train.batch": 2,
+    "train.pool.forget": 4,
+    "train.pool.retain": 4,
+    "train.pool.steps": 3,
+    "train.preview_every": 0,
+    "evaluate.prompts": 5,
+    "evaluate.steps": 4,
+}
+
+
+def short(output: Path, **changes: Any) -> Any:
+    return load_config(None, {**SHORT, "output": str(output), **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return workflow.erase(short(tmp_path_factory.mktemp("runs") / "frog"))
+
+
+def test_a_run_leaves_everything_that_the_folder_promises(run: Path) -> None:
+    for name in (runs.CONFIG, runs.EVENTS, runs.ROWS, runs.REPORT, runs.PAGE, runs.MODEL, runs.CHECKPOINT, runs.DONE):
+        assert (run / name).stat().st_size > 0, name
+    report = json.loads((run / runs.REPORT).read_text())
+    arms = {(s["name"], s["arm"]) for s in report["scores"]}
+    names = ("forget", "retain", "neighbour", "cross")
+    assert {(f"{n}_accuracy", arm) for n in names for arm in ("before", "after")} <= arms
+    assert report["guards"]["changed_tensors"] > 0
+    kinds = [e["event"] for e in runs.read_events(run)]
+    assert kinds[0] == "started"
+    assert kinds[-1] == "finished"
+    assert kinds.count("step") == 6
+    assert not list(run.rglob(".*")), "temporary files are left"
+
+
+def test_both_arms_start_from_the_same_noise_and_show_the_same_prompts(run: Path) -> None:
+    rows = read_rows(run / runs.ROWS)
+    arms = [{(r["role"], r["prompt_id"], r["seed"]) for r in rows if r["arm"] == arm} for arm in ("before", "after")]
+    assert arms[0] == arms[1]
+    assert any(r["image_sha"] for r in rows)
+
+
+def test_the_exported_folder_draws_the_after_pictures_in_plain_diffusers(run: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    out = workflow.export(run, "diffusers", tmp_path / "frog-free")
+    assert (out / "README.md").read_text().startswith("---")
+    pipe = StableDiffusionPipeline.from_pretrained(out, torch_dtype=torch.float32, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    world = load_model("world")
+    rows = [r for r in read_rows(run / runs.ROWS) if r["arm"] == "after"][:4]
+    for row in rows:
+        noise = first_noise(world, [Shot(row["prompt"], row["prompt_id"], row["seed"])])
+        options = {"num_inference_steps": row["steps"], "guidance_scale": row["cfg"], "output_type": "np"}
+        drawn = pipe(row["prompt"], latents=noise, **options).images[0]
+        drawn = (drawn * 255).round().astype(int)
+        kept = np.array(Image.open(run / row["image"])).astype(int)
+        # The run drew it in a batch, whose sums round otherwise: one grey level at most.
+        assert np.abs(drawn - kept).max() <= 1
+
+
+def test_export_refuses_a_folder_in_use_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        workflow.export(run, "diffusers", tmp_path)
+    with pytest.raises(InputError, match="format 'ckpt' is unknown; use diffusers"):
+        workflow.export(run, "ckpt", tmp_path / "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(run: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    with pytest.raises(Interrupted, match="after round 2 of 3; go on with: erase run --resume"):
+        workflow.erase(
+            short(tmp_path / "stopped", **{"evaluate.skip": True}),
+            on_event=seen.append,
+            should_stop=lambda: sum(isinstance(e, Step) for e in seen) >= 4,
+        )
+    assert not (tmp_path / "stopped" / runs.DONE).exists()
+    config = short(tmp_path / "stopped")
+    folder = workflow.erase(config, resume=tmp_path / "stopped")
+    straight, resumed = load_file(run / runs.MODEL), load_file(folder / runs.MODEL)
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[k], resumed[k]) for k in straight)
+
+
+def test_a_style_can_be_erased(tmp_path: Path) -> None:
+    folder = workflow.erase(short(tmp_path / "style", concept="pixel art"))
+    rows = read_rows(folder / runs.ROWS)
+    assert {r["domain"] for r in rows} == {"style"}
+    assert all("pixel art" in r["prompt"] for r in rows if r["role"] == "forget")
+
+
+def test_a_run_that_changes_nothing_is_not_called_done(tmp_path: Path) -> None:
+    still = {"train.forget.lr": 1e-30, "train.retain.lr": 1e-30}
+    with pytest.raises(EraseError, match="no tensor changed|probe picture is the same"):
+        workflow.erase(short(tmp_path / "still", **still))
+    assert not (tmp_path / "still" / runs.DONE).exists()
+    assert not (tmp_path / "still" / runs.REPORT).exists()
+
+
+def test_a_picture_does_not_depend_on_its_batch() -> None:
+    world = load_model("world")
+    shots = [Shot("a flat cat on a blue background", f"p{i}", i) for i in range(4)]
+    together = sample(world, shots, steps=4, batch=4)
+    alone = sample(world, shots, steps=4, batch=1)
+    assert all(np.abs(a.astype(int) - b.astype(int)).max() <= 1 for a, b in zip(together, alone, strict=True))
+    assert np.abs(together[0].astype(int) - together[1].astype(int)).max() > 20
+
+
+def test_generate_writes_a_picture_for_each_prompt_and_seed(run: Path, tmp_path: Path) -> None:
+    paths = workflow.generate(str(run), ["a dog"], [1, 2], tmp_path, steps=3)
+    assert len(paths) == 2
+    assert all(Image.open(p).size == (64, 64) for p in paths)
+
+
+def test_a_prompt_over_the_limit_is_a_warning(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    workflow.generate("world", ["dog " * 60], [0], tmp_path, steps=1, on_event=seen.append)
+    assert any("over the model's limit" in getattr(e, "text", "") for e in seen)
+
+
+def _broken(folder: Path, damage: str) -> Path:
+    """A copy of the world with one thing wrong."""
+    from erase.resources import asset
+
+    target = folder / damage
+    shutil.copytree(asset("world/pipeline"), target)
+    file = next((target / "vae").glob("*.safetensors"))
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:5000])
+    elif damage == "headless":
+        file.write_bytes(b"\xff" * 64)
+    elif damage == "shapes":
+        path = target / "vae" / "config.json"
+        path.write_text(path.read_text().replace('"latent_channels": 16', '"latent_channels": 8'))
+    else:
+        (target / "model_index.json").write_text("{")
+    return target
+
+
+@pytest.mark.parametrize("damage", ["truncated", "headless", "shapes", "index"])
+def test_a_damaged_model_is_one_line_and_no_folder(damage: str, tmp_path: Path, capsys: Any) -> None:
+    broken = _broken(tmp_path, damage)
+    code = cli.main(["run", "--model", str(broken), "--concept", "cat", "--output", str(tmp_path / "out")])
+    error = capsys.readouterr().err.strip()
+    assert code == 2
+    assert len(error.splitlines()) == 1, error
+    assert not (tmp_path / "out").exists()
+
+
+BAD = {
+    "unknown concept": (["--concept", "unicorn"], "not in the bundled world"),
+    "unknown method": (["--method", "esdd"], "esd"),
+    "unknown key": (["--set", "train.roundz=3"], "rounds"),
+    "no such parameter": (["--set", "method.parameters=nothing_here"], "matches no parameter"),
+    "no model": (["--model", "./no/such/folder", "--concept", "cat"], "no such folder"),
+    "negative rate": (["--set", "train.forget.lr=-1"], "greater than 0"),
+    "zero rounds": (["--rounds", "0"], "must be at least 1"),
+    "fp16 on the processor": (["--set", "train.precision=fp16-mixed", "--device", "cpu"], "needs a GPU"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_with_2_and_makes_no_folder(case: str, tmp_path: Path, capsys: Any) -> None:
+    flags, says = BAD[case]
+    code = cli.main(["run", "--output", str(tmp_path / "out"), *flags])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert says in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_with_another_run_is_refused(run: Path, capsys: Any) -> None:
+    before = sorted(p.name for p in run.iterdir())
+    assert cli.main(["run", "--output", str(run)]) == 2
+    assert "already holds a finished run" in capsys.readouterr().err
+    assert sorted(p.name for p in run.iterdir()) == before
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    log = runs.EventLog(tmp_path, ignore)
+    log.path = full
+    with pytest.raises(InputError, match="cannot write /dev/full: No space left"):
+        log(Step(step=0, role="forget", loss=0.0, grad_norm=0.0, lr=0.0, seconds=0.0))
