@@ -40,7 +40,7 @@ def to_uint8(images: torch.Tensor) -> list[np.ndarray]:
 
 
 def unseen(images: list[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Augmentation that no judge trained on: JPEG at quality 40 to 80 and a shift of hue, on top of half-strength moves."""
+    """What no judge trained on: JPEG at quality 40 to 80 and a shift of hue, on top of half-strength moves."""
     rng = np.random.default_rng(seed)
     found = []
     for image in images:

@@ -18,7 +18,8 @@ p { margin: .35rem 0; max-width: 44rem; } .soft { color: var(--soft); } small, .
 .lead { font-size: 1.08rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .9rem; margin: 1.6rem 0 0; }
 .tile { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: .85rem 1rem; }
-.tile b { display: block; font-size: 1.35rem; white-space: nowrap; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.tile b { display: block; font-size: 1.35rem; white-space: nowrap; font-weight: 600;
+  line-height: 1.3; font-variant-numeric: tabular-nums; }
 .tile i { font-style: normal; color: var(--soft); font-weight: 400; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(13.5rem, 1fr)); gap: .9rem; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: .7rem;

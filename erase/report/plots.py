@@ -33,7 +33,7 @@ NAMES = {
     "clip_score_retain": "CLIP score, others",
     "retain_agreement": "Same answer as before",
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "erase",
     "font.family": "sans-serif",

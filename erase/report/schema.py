@@ -123,7 +123,7 @@ def build_report(
     """A checked report from the results of a run. Raises `InputError` for what the form refuses."""
     try:
         return Report(
-            version=VERSION,
+            schema=VERSION,
             run_id=run_id,
             environment=environment,
             config=config,
