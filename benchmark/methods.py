@@ -1,4 +1,4 @@
-"""The table of methods: erase concepts with methods under optimizers, judge, print, write one JSON line a run.
+"""The table of methods: erase concepts with methods under optimizers, judge, write one JSON line a run.
 
     python benchmark/methods.py --concepts frog pizza "pixel art" --methods esd ga --optimizers dual --prompts 200
     python benchmark/methods.py --table results.jsonl            # only print what is there

@@ -112,7 +112,7 @@ def border_colour(image: np.ndarray) -> str:
     """Palette name nearest (in RGB) to the median pixel of the border."""
     inside = np.zeros(image.shape[:2], dtype=bool)
     inside[BORDER:-BORDER, BORDER:-BORDER] = True
-    median = np.median(image[inside], axis=0)
+    median = np.median(image[~inside], axis=0)
     return min(COLOURS, key=lambda name: float(((np.asarray(COLOURS[name]) - median) ** 2).sum()))
 
 
