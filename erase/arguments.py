@@ -149,6 +149,7 @@ def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None
     made.add_argument("--build", metavar="DIR", type=Path, default=Path("build/work"), help="checkpoints (build/work)")
     made.add_argument("--stage", metavar="NAME", action="append", help="only this stage; may be given several times")
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    made.add_argument("--minutes", metavar="M", type=_positive, help="stop after so long; the same command goes on")
     made.add_argument("--status", action="store_true", help="show which stages are done, and do nothing")
 
 

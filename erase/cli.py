@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,7 +193,13 @@ def _world(options: argparse.Namespace) -> int:
         print(columns([(name, f"{done[name]:.0f} s" if name in done else "to do") for name in recipe.STAGES]))
         return 0
     try:
-        recipe.rebuild(options.output, build=options.build, stages=options.stage, device=pick_device(options.device))
+        recipe.rebuild(
+            options.output,
+            build=options.build,
+            stages=options.stage,
+            device=pick_device(options.device),
+            deadline=time.time() + 60 * options.minutes if options.minutes else math.inf,
+        )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on from the last checkpoint") from None
     print(options.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 import subprocess
@@ -228,7 +229,7 @@ def test_world_hands_stages_over_and_shows_their_state(monkeypatch, capsys, tmp_
     assert capsys.readouterr().out == "vae   61 s\nunet  to do\n"
     assert calls == []
     assert main(["world", "--output", "w", "--build", "b", "--stage", "vae", "--device", "cpu"]) == 0
-    assert calls == [((Path("w"),), {"build": Path("b"), "stages": ["vae"], "device": "<cpu>"})]
+    assert calls == [((Path("w"),), {"build": Path("b"), "stages": ["vae"], "device": "<cpu>", "deadline": math.inf})]
 
 
 @pytest.mark.parametrize("name", HANDLERS)

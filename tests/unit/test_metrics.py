@@ -261,6 +261,8 @@ def test_blank_and_colour():
     drawn[16:48, 16:48] = 20
     assert not is_blank(drawn)
     assert border_colour(drawn) == "blue"
+    drawn[4:60, 4:60] = (240, 110, 105)  # a thing larger than the background
+    assert border_colour(drawn) == "blue"
     drawn[:, :] = (250, 230, 125)
     drawn[:, :20] = 0  # a glyph that touches the border
     assert border_colour(drawn) == "yellow"

@@ -20,7 +20,7 @@ from erase.report.html import embed, headline, write_html
 from erase.report.plots import losses_svg, read_steps, smooth
 from erase.report.schema import build_report, choose_pairs, read_report, write_report
 
-NASTY = "<script>alert('x')</script> & \"cat\" | `y`"
+NASTY = "<script>alert('x')</script> & \"cat\" | ```y`"
 CONFIG = {
     "model": "world",
     "concept": {"name": "cat", "keep": ["dog"]},
@@ -75,7 +75,10 @@ def run(tmp_path):
     ]
     (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"event": "st')
     config = {**CONFIG, "concept": {"name": NASTY}, "note": NASTY}
-    hostile = report(NASTY, config=config, environment={NASTY: NASTY}, guards={NASTY: NASTY}, run_id=NASTY)
+    table = [*scores(rows(NASTY)), Score("attack.a|b", "after", 0.5, 0.4, 0.6, 10, False)]
+    hostile = report(
+        NASTY, scores=table, config=config, environment={NASTY: NASTY}, guards={NASTY: NASTY}, run_id=NASTY
+    )
     write_report(folder / "report.json", hostile)
     return folder
 
@@ -261,9 +264,10 @@ def test_card(run, tmp_path):
     assert yaml.safe_load(front)["library_name"] == "diffusers"
     assert "base_model" not in front  # the bundled world has no page on the hub
     assert "before_after.png" in body
-    prose, recipe = body.split("````yaml\n")[0] if "````yaml" in body else body.split("```yaml\n")[0], body
+    prose, recipe = body.split("## Recipe")
     assert "<script>" not in prose.replace("\\<script\\>", "")
     assert yaml.safe_load(re.search(r"(`{3,})yaml\n(.*?)\n\1", recipe, re.DOTALL).group(2))["note"] == NASTY
+    assert "````yaml\n" in recipe  # longer than the three ticks inside
     for line in body.splitlines():
         if line.startswith("| "):
             assert len(re.findall(r"(?<!\\)\|", line)) == 6

@@ -59,6 +59,9 @@ def test_bootstrap_is_seeded_and_blind_to_row_order():
     first = cluster_bootstrap([v for v, _ in rows], [c for _, c in rows])
     rng.shuffle(rows)
     assert cluster_bootstrap([v for v, _ in rows], [c for _, c in rows]) == first
+    # Sums of these depend on the order in floating point: (1 + 1e16) - 1e16 = 0, (1e16 - 1e16) + 1 = 1.
+    names = ["a", "a", "a", "b"]
+    assert cluster_bootstrap([1, 1e16, -1e16, 0], names) == cluster_bootstrap([1e16, -1e16, 1, 0], names)
     other = cluster_bootstrap([v for v, _ in rows], [c for _, c in rows], seed=1)
     assert (other.low, other.high) != (first.low, first.high)
 
