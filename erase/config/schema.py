@@ -238,7 +238,7 @@ class EvaluateSection(Section):
 class Config(Section):
     """One run, complete: every value it depends on is in here."""
 
-    model: str = Field(WORLD, min_length=1, description="world, a hub id, a diffusers folder, or a .safetensors file.")
+    model: str = Field(WORLD, min_length=1, description="world, or a folder in diffusers' layout.")
     concept: ConceptSection = Field(description="What goes.")
     method: MethodSection = Field(description="How it goes.")
     train: TrainSection = Field(description="The turns.")
