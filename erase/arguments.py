@@ -14,7 +14,7 @@ Handler = Callable[[argparse.Namespace], int]
 
 # Flags of `erase run` and `erase check` that are short for a setting: its path and a line of help.
 SHORT: dict[str, tuple[str, str]] = {
-    "model": ("model", "world, a hub id, a diffusers folder, or a .safetensors file"),
+    "model": ("model", "world, or a folder in diffusers' layout"),
     "concept": ("concept", "what to erase"),
     "kind": ("concept.kind", "auto, object, style, person or nudity"),
     "anchor": ("concept.anchor", "what it becomes; empty: the unconditional picture"),
