@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from erase.evaluation.judges import Judges, load_judges
 from erase.evaluation.prompts import Ask, pictures, resolve, world_asks
 from erase.evaluation.rows import Arm, Row, Setting, image_sha, make_row, write_rows
 from erase.events import OnEvent, ShouldStop
-from erase.models import Model
+from erase.models import Model, load_model, put_tensors
 from erase.runtime import replacing
 from erase.sampling import Shot, sample
 
@@ -42,24 +41,15 @@ def judge_run(
     rows: list[Row] = []
     arms: tuple[tuple[Arm, dict[str, Tensor]], ...] = (("before", base), ("after", trained))
     for arm, weights in arms:
-        _put(model, weights)
+        put_tensors(model.unet, weights)
         rows += _judge_arm(model, judges, asks, arm, setting, folder, on_event, should_stop)
     write_rows(folder / runs.ROWS, rows)
     return rows
 
 
 def _base_weights(config: Any, trained: dict[str, Tensor]) -> dict[str, Tensor]:
-    from erase.models import load_model
-
     state = load_model(config.model).unet.state_dict()
     return {name: state[name] for name in trained}
-
-
-@torch.no_grad()
-def _put(model: Model, weights: dict[str, Tensor]) -> None:
-    parameters = dict(model.unet.named_parameters())
-    for name, value in weights.items():
-        parameters[name].copy_(value)
 
 
 def _judge_arm(

@@ -20,7 +20,7 @@ from erase.evaluation.prompts import resolve
 from erase.events import Finished, OnEvent, Preview, Saved, Scored, ShouldStop, Started, Warned, ignore, never
 from erase.export import FORMATS, save_pipeline
 from erase.methods import METHODS, Options
-from erase.models import PRESETS, WORLD, Model, load_model, select
+from erase.models import PRESETS, WORLD, Model, load_model, put_tensors, select
 from erase.report.card import write_card
 from erase.report.html import write_html
 from erase.report.schema import build_report, choose_pairs, read_report, write_report
@@ -238,24 +238,8 @@ def load_run(folder: Path, device: torch.device) -> tuple[Config, Model]:
     """A finished run's config and its erased model."""
     config = load_config(runs.require_run(folder, finished=True) / runs.CONFIG, {})
     model = load_model(config.model, device)
-    apply_tensors(model, runs.load_tensors(folder / runs.MODEL))
+    put_tensors(model.unet, runs.load_tensors(folder / runs.MODEL))
     return config, model
-
-
-@torch.no_grad()
-def apply_tensors(model: Model, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Put trained tensors into the UNet; return what stood there. Raises `InputError` for tensors that do not fit."""
-    parameters = dict(model.unet.named_parameters())
-    previous = {}
-    for name, value in tensors.items():
-        if name not in parameters or parameters[name].shape != value.shape:
-            raise InputError(
-                f"tensor {name} {tuple(value.shape)} does not fit this model; was it trained on another one?"
-            )
-        previous[name] = parameters[name].detach().clone()
-    for name, value in tensors.items():
-        parameters[name].copy_(value)
-    return previous
 
 
 def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop = never) -> list[dict[str, Any]]:

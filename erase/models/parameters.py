@@ -92,3 +92,14 @@ class Trained:
             norm = float(original.norm())
             found[name] = float((p.detach() - original).norm()) / norm if norm else float(p.detach().norm())
         return found
+
+
+@torch.no_grad()
+def put_tensors(unet: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put a run's tensors into the UNet. Raises `InputError`, before any is written, for one that does not fit."""
+    parameters = dict(unet.named_parameters())
+    for name, value in tensors.items():
+        if name not in parameters or parameters[name].shape != value.shape:
+            raise InputError(f"tensor {name} {tuple(value.shape)} does not fit this model; load the one it came from")
+    for name, value in tensors.items():
+        parameters[name].copy_(value)
