@@ -182,13 +182,16 @@ class RoleSection(Section):
 
 
 class PoolSection(Section):
-    """Trajectories sampled once, from the original model; training draws its noisy latents and pictures from them."""
+    """Trajectories sampled from the original model; training draws its noisy latents and pictures from them."""
 
     forget: Count = Field(32, ge=1, le=100_000, description="Trajectories of the concept. Fewer repeat sooner.")
     retain: Count = Field(64, ge=1, le=100_000, description="Trajectories of what stays. Fewer guard a narrower set.")
     steps: Count = Field(12, ge=1, le=1000, description="Denoising steps of each: quality and variety against time.")
     guidance: Real = Field(3.0, ge=0, le=30, description="How closely they follow their prompt.")
     batch: Count = Field(4, ge=1, le=4096, description="Trajectories at once. Only memory and speed depend on it.")
+    refresh: Count = Field(
+        200, ge=0, description="Rounds until all are sampled anew. Fewer: more variety, more time. 0: never."
+    )
 
 
 class TrainSection(Section):

@@ -2,6 +2,9 @@
 
 Notation: eps_th is the trained network (student), eps_0 the frozen one (teacher), c the concept's prompt, c* its
 anchor, "" the empty prompt, x_t a noisy latent, sg stop-gradient. MSE is the mean over batch and latent.
+
+A network that predicts the velocity v goes through the same losses: at a given x_t v is linear in eps, so guidance
+means the same, and an error in v is an error in eps times 1 / sqrt(a_t).
 """
 
 from __future__ import annotations
@@ -23,14 +26,14 @@ class Batch:
     """Noisy latents with the prompts that belong to them.
 
     From a trajectory, `conditional` and `unconditional` hold the teacher's predictions, made when it was sampled;
-    from pictures, `noise` is what was added. B is the batch, L tokens, D width.
+    from pictures, `target` is what the network was trained to predict: eps, or v. B is the batch, L tokens, D width.
     """
 
     noisy: Tensor  # (B, C, h, w)
     times: Tensor  # (B,)
     states: Tensor  # (B, L, D) of the prompt itself
     anchor: Tensor  # (B, L, D) of the same prompt with the anchor in the concept's place
-    noise: Tensor | None = None
+    target: Tensor | None = None  # (B, C, h, w)
     conditional: Tensor | None = None
     unconditional: Tensor | None = None
     anchored: Tensor | None = None  # teacher's prediction under the anchor, where a method wants it
@@ -85,7 +88,7 @@ def present(value: Tensor | None, what: str) -> Tensor:
 
 def denoise(nets: Nets, batch: Batch, options: Options) -> Tensor:
     """MSE(eps_th(x_t, c), eps): the loss that diffusion models are trained with."""
-    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), present(batch.noise, "the added noise"))
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), present(batch.target, "a picture's target"))
 
 
 def match_teacher(nets: Nets, batch: Batch, options: Options) -> Tensor:

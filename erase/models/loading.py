@@ -19,6 +19,7 @@ from erase.resources import asset
 WORLD = "world"
 # What a Stable Diffusion 1 or 2 folder must name in model_index.json for us to drive it.
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
+PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(eq=False)
@@ -49,6 +50,17 @@ class Model:
         """(channels, height, width) of one latent."""
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, side, side
+
+    def add_noise(self, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, and what the UNet is to predict there; both (B, C, h, w).
+
+        By the scheduler's prediction_type that is eps, or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0.
+        """
+        kept = self.scheduler.alphas_cumprod.to(clean.device)[times.to(clean.device)][:, None, None, None]
+        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
+        if self.scheduler.config.prediction_type == "epsilon":
+            return noisy, noise
+        return noisy, kept.sqrt() * noise - (1 - kept).sqrt() * clean
 
     def ids(self, prompts: list[str]) -> Tensor:
         """Token ids, padded and cut to the model's length: (N, L)."""
@@ -120,6 +132,9 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
     model = Model(source, *(getattr(pipe, part) for part in PARTS))
+    predicts = model.scheduler.config.get("prediction_type", "epsilon")
+    if predicts not in PREDICTIONS:
+        raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")
     for part in (model.text_encoder, model.unet, model.vae):
         part.to(device).float().eval().requires_grad_(False)
         _check_finite(source, part)

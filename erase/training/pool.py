@@ -23,13 +23,17 @@ from erase.training.prompts import Pair
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """How many prompts of each role are sampled, in how many steps, at which guidance, how many at once."""
+    """How many prompts of each role are sampled, in how many steps, at which guidance, how many at once.
+
+    Every `refresh` rounds both pools are sampled anew, with other prompts and noise; 0 never does.
+    """
 
     forget: int = 32
     retain: int = 64
     steps: int = 12
     guidance: float = 3.0
     batch: int = 32
+    refresh: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +67,15 @@ class Pool:
             anchored=None if self.anchored is None else self.anchored[p, s],
         )
 
-    def from_pictures(self, size: int, signal: Tensor, generator: torch.Generator) -> Batch:
-        """Clean latents noised to uniform times: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps; `signal` is a (T,)."""
+    def from_pictures(self, size: int, model: Model, generator: torch.Generator) -> Batch:
+        """Clean latents noised to uniform times."""
         p = torch.randint(len(self.clean), (size,), generator=generator)
-        times = torch.randint(len(signal), (size,), generator=generator).to(signal.device)
+        times = torch.randint(model.scheduler.config.num_train_timesteps, (size,), generator=generator)
         clean = self.clean[p]
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        kept = signal[times][:, None, None, None]
-        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
-        return Batch(noisy=noisy, times=times, states=self.states[p], anchor=self.anchors[p], noise=noise)
+        noisy, target = model.add_noise(clean, noise, times)
+        times = times.to(clean.device)
+        return Batch(noisy=noisy, times=times, states=self.states[p], anchor=self.anchors[p], target=target)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from erase.concept import Concept
 from erase.errors import InputError
-from erase.events import OnEvent, ShouldStop
+from erase.events import OnEvent, ShouldStop, never
 from erase.methods import METHODS, Batch, Method, Nets, Options
 from erase.methods.masks import fisher_mask, gradient_mask
 from erase.models import Model, Trained, select
@@ -58,8 +58,8 @@ class Session:
         self.options = method.options
         self.kind = optimizer
         self.accelerator = accelerator_for(precision, model.device)
-        self.signal = model.scheduler.alphas_cumprod.to(model.device)
-        self.pools = self._pools(pool, on_event, should_stop)
+        self.pool_plan, self.pool_age, self.on_event = pool, 0, on_event
+        self.pools = self._pools(should_stop)
         self.trained = Trained(select(model.unet, method.parameters))
         self.nets = Nets(self._student, self._teacher)
         self.mask = self._mask()
@@ -67,6 +67,7 @@ class Session:
 
     def loss(self, role: str, round: int, micro: int = 0) -> Tensor:
         """The loss of a role on its own batch of this round; which one depends on (seed, role, round, micro) alone."""
+        self._refresh(round)
         generator = torch.Generator().manual_seed(stable_seed(self.seed, role, round, micro))
         batch = self.draw(role, self.batch, generator)
         if role == "forget":
@@ -79,7 +80,7 @@ class Session:
         pool = self.pools[role]
         if source == "trajectories":
             return pool.from_trajectories(size, generator)
-        return pool.from_pictures(size, self.signal, generator)
+        return pool.from_pictures(size, self.model, generator)
 
     def _student(self, noisy: Tensor, times: Tensor, states: Tensor) -> Tensor:
         # A context for each call: autocast caches the cast weights until it ends, and the teacher's must not be reused.
@@ -90,9 +91,18 @@ class Session:
         with self.trained.teacher():
             return self._student(noisy, times, states)
 
-    def _pools(self, plan: PoolPlan, on_event: OnEvent, should_stop: ShouldStop) -> dict[str, Pool]:
-        method, concept, seed = self.method, self.concept, self.seed
-        generator = torch.Generator().manual_seed(stable_seed(seed, "prompts"))
+    def _refresh(self, round: int) -> None:
+        """Sample the pools that belong to this round, from the original weights, if others are held."""
+        age = round // self.pool_plan.refresh if self.pool_plan.refresh else 0
+        if age != self.pool_age:
+            self.pool_age = age
+            with self.trained.teacher():
+                self.pools = self._pools(never)  # a stop waits for it, as for every turn: the state is saved after
+
+    def _pools(self, should_stop: ShouldStop) -> dict[str, Pool]:
+        method, concept, plan = self.method, self.concept, self.pool_plan
+        seed = stable_seed(self.seed, "pool", self.pool_age)
+        generator = torch.Generator().manual_seed(seed)
         pairs = forget_pairs(self.model, concept, plan.forget, method.relabel, generator)
         kept = [Pair(p, p) for p in retain_prompts(self.model, concept, plan.retain, generator)]
         trajectories = method.forget_source == "trajectories"
@@ -105,7 +115,7 @@ class Session:
                 picture_of_anchor=method.on_anchor_pictures,
                 with_anchor=trajectories and any(p.anchor for p in pairs),
                 what="sampling forget latents",
-                on_event=on_event,
+                on_event=self.on_event,
                 should_stop=should_stop,
             )
             retain = fill(
@@ -116,7 +126,7 @@ class Session:
                 picture_of_anchor=False,
                 with_anchor=False,
                 what="sampling retain latents",
-                on_event=on_event,
+                on_event=self.on_event,
                 should_stop=should_stop,
             )
         return {"forget": forget, "retain": retain}
@@ -137,9 +147,9 @@ class Session:
 
         def compute() -> Tensor:
             generator = torch.Generator().manual_seed(stable_seed(self.seed, "mask", role, index))
-            batch = self.pools[role].from_pictures(size, self.signal, generator)
+            batch = self.pools[role].from_pictures(size, self.model, generator)
             predicted = self._student(batch.noisy, batch.times, batch.states)
-            return (predicted - batch.noise).square().mean()
+            return (predicted - batch.target).square().mean()
 
         return compute
 

@@ -5,6 +5,7 @@ Adding a method to METHODS adds it here. Run: pytest tests/integration/test_meth
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,8 +27,9 @@ POOL = PoolPlan(forget=4, retain=4, steps=3, batch=4)
 def make(model: Model, method: str = "esd", parameters: str = "xattn", **changes: Any) -> Session:
     roles = changes.pop("roles", (RolePlan(lr=1e-3), RolePlan(lr=1e-3)))
     kind = changes.pop("optimizer", "dual")
+    pool = changes.pop("pool", POOL)
     settings = {"precision": "fp32", "batch": 2, "seed": 0, "on_event": ignore, "should_stop": never, **changes}
-    return Session(model, CONCEPT, MethodPlan(method, parameters, Options()), kind, roles, POOL, **settings)
+    return Session(model, CONCEPT, MethodPlan(method, parameters, Options()), kind, roles, pool, **settings)
 
 
 def run(session: Session, rounds: int, first: int = 0, accumulate: int = 1) -> list[Any]:
@@ -152,16 +154,42 @@ def test_a_nan_loss_stops_before_any_weight_changes(tiny_model: Model) -> None:
     assert all(torch.equal(v, before[k]) for k, v in weights(tiny_model).items())
 
 
+def test_a_refreshed_pool_comes_from_the_original_weights_and_is_another(tiny_model: Model) -> None:
+    session = make(tiny_model, pool=replace(POOL, refresh=2))
+    first = session.pools["forget"]
+    run(session, 2)
+    assert session.pools["forget"] is first
+    run(session, 3, first=2)
+    second = session.pools["forget"]
+    assert not torch.equal(second.noisy[:, 0], first.noisy[:, 0])
+    with session.trained.teacher():
+        again = tiny_model.unet(second.noisy[:, 0], second.times[0], second.states).sample
+    assert torch.allclose(again, second.conditional[:, 0], atol=1e-6)
+
+
+def test_velocity_and_noise_say_the_same(tiny_model: Model) -> None:
+    clean, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([10, 500, 990])
+    noisy, target = tiny_model.add_noise(clean, noise, times)
+    assert torch.equal(target, noise)
+    tiny_model.scheduler.register_to_config(prediction_type="v_prediction")
+    again, velocity = tiny_model.add_noise(clean, noise, times)
+    assert torch.equal(again, noisy)
+    expected = tiny_model.scheduler.get_velocity(clean, noise, times)
+    assert torch.allclose(velocity, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("optimizer", ["dual", "dual_plus", "shared", "joint"])
 @pytest.mark.parametrize("cut", range(1, 6))
 def test_resuming_at_any_of_six_rounds_equals_the_straight_run(optimizer: str, cut: int) -> None:
+    pool = replace(POOL, refresh=4)
     straight = build_tiny()
-    run(make(straight, optimizer=optimizer), 6)
-    first = make(build_tiny(), optimizer=optimizer)
+    run(make(straight, optimizer=optimizer, pool=pool), 6)
+    first = make(build_tiny(), optimizer=optimizer, pool=pool)
     run(first, cut)
     kept = {k: v.clone() for k, v in first.trained.tensors().items()}
     state = first.optimizer.state_dict()
-    second = make(build_tiny(), optimizer=optimizer)
+    second = make(build_tiny(), optimizer=optimizer, pool=pool)
     second.trained.load(kept)
     second.optimizer.load_state_dict(state)
     run(second, 6, first=cut)
