@@ -24,9 +24,9 @@ from erase.world.vocabulary import OBJECTS, STYLES
 # `conv` is the reported judge; `patch` serves tuning and attacks, so that no result is chosen by its own judge.
 PLANS = {
     "conv": Plan("judge_conv", steps=6000, lr=2e-3, ema=0.995, weight_decay=0.02),
-    "patch": Plan("judge_patch", steps=3000, lr=1e-3, ema=0.995, weight_decay=0.02),
+    "patch": Plan("judge_patch", steps=9000, lr=1e-3, ema=0.995, weight_decay=0.02),
 }
-CLIP_PLAN = Plan("clip", steps=1000, lr=1e-3, ema=0.995, weight_decay=0.02)
+CLIP_PLAN = Plan("clip", steps=4000, lr=1e-3, ema=0.995, weight_decay=0.02)
 BATCH = 64
 GARBAGE = ("noise", "blank", "blur", "blend", "blobs", "scrambled")
 CLIP_CONFIG = {
