@@ -24,7 +24,7 @@ from erase.world.vocabulary import OBJECTS, STYLES
 # `conv` is the reported judge; `patch` serves tuning and attacks, so that no result is chosen by its own judge.
 PLANS = {
     "conv": Plan("judge_conv", steps=6000, lr=2e-3, ema=0.995, weight_decay=0.02),
-    "patch": Plan("judge_patch", steps=9000, lr=1e-3, ema=0.995, weight_decay=0.02),
+    "patch": Plan("judge_patch", steps=14000, lr=1e-3, ema=0.995, weight_decay=0.02),
 }
 CLIP_PLAN = Plan("clip", steps=4000, lr=1e-3, ema=0.995, weight_decay=0.02)
 BATCH = 64
