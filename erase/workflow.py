@@ -139,12 +139,10 @@ def _train(
     before = sample(model, probe, steps=config.evaluate.steps, guidance=config.evaluate.guidance)[0]
     session = _session(config, model, concept, log, should_stop)
     if state is not None:
-        session.trained.load(state["trained"])
-        session.optimizer.load_state_dict(state["optimizer"])
+        session.load_state_dict(state)
 
     def save(round: int) -> None:
-        trained = {k: v.clone() for k, v in session.trained.tensors().items()}
-        runs.save_checkpoint(folder, {"round": round, "trained": trained, "optimizer": session.optimizer.state_dict()})
+        runs.save_checkpoint(folder, {"round": round, **session.state_dict()})
         log(Saved(path=folder / runs.CHECKPOINT))
 
     def preview(round: int) -> None:

@@ -1,6 +1,8 @@
 """Saliency masks: which of the trained weights a forget step may move.
 
-Both are made once, from the original weights, out of gradients over several batches.
+Both are made once, from the original weights, out of gradients of the plain denoising loss under the concept's prompt.
+The authors' code takes the loss of the guided prediction; the plain one is what training moves, and needs one branch.
+A method says which role's steps its mask binds.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from erase.errors import EraseError
+
+SCALE = 1024.0
 
 
 def gradient_mask(
@@ -39,7 +43,8 @@ def fisher_mask(
 ) -> dict[str, Tensor]:
     """SFRon's: weights whose diagonal Fisher on forget data is at least `ratio` times that on retain data.
 
-    F = mean over losses of the squared gradient; give one loss a picture (not a batch), or it is no Fisher.
+    F = mean over losses of the squared gradient; give one loss a picture (not a batch), or it is no Fisher. Both get a
+    floor of 1e-15, as in the authors' code, so a weight that neither loss reaches is in at ratio 1 and out above it.
     """
     parts = []
     for losses in (forget, retain):
@@ -53,9 +58,14 @@ def fisher_mask(
 
 
 def gradients(parameters: dict[str, nn.Parameter], loss: Tensor) -> tuple[Tensor, ...]:
-    """Gradients without touching `.grad`; a parameter that the loss does not reach gets zeros."""
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), found, strict=True))
+    """Gradients without touching `.grad`; a parameter that the loss does not reach gets zeros.
+
+    The loss is scaled up for the backward pass, by a power of two (exact in float32): fp16 would lose small gradients.
+    """
+    found = torch.autograd.grad(loss * SCALE, list(parameters.values()), allow_unused=True)
+    return tuple(
+        torch.zeros_like(p) if g is None else g / SCALE for p, g in zip(parameters.values(), found, strict=True)
+    )
 
 
 def _split(parameters: dict[str, nn.Parameter], chosen: Tensor) -> dict[str, Tensor]:

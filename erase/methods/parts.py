@@ -59,13 +59,15 @@ class Options:
 
 Loss = Callable[[Nets, Batch, Options], Tensor]
 Source = Literal["trajectories", "pictures"]
+Role = Literal["forget", "retain"]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Two losses, where their latents come from, and how forget gradients are masked.
+    """Two losses, where their latents come from, and which steps a saliency mask binds.
 
-    `relabel` says what stands in for an empty anchor: another concept's prompt (True) or the empty prompt.
+    `mask` says what the mask is made of, `mask_roles` whose steps it binds. `relabel` says what stands in for an empty
+    anchor: another concept's prompt (True) or the empty prompt.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Method:
     forget_source: Source
     retain_source: Source
     mask: Literal["gradient", "fisher"] | None = None
+    mask_roles: tuple[Role, ...] = ("forget",)
     relabel: bool = False
     on_anchor_pictures: bool = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from erase.methods.parts import Method, denoise, match_anchor
 
+# The mask binds both roles: the weights outside it end the run as they began, to the bit.
 SALUN = Method(
     name="salun",
     summary="relabel pictures of the concept, moving only the weights with the largest forget gradient",
@@ -12,5 +13,6 @@ SALUN = Method(
     forget_source="pictures",
     retain_source="pictures",
     mask="gradient",
+    mask_roles=("forget", "retain"),
     relabel=True,
 )

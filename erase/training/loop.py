@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from accelerate import Accelerator
-from torch import nn
-
 from erase.errors import EraseError
-from erase.events import OnEvent, ShouldStop, Step
+from erase.events import OnEvent, ShouldStop, Step, Warned
 from erase.training.session import Session
 
 
@@ -36,7 +32,10 @@ def train(
     save: Callable[[int], None],
     preview: Callable[[int], None],
 ) -> int:
-    """Run rounds `first` to `plan.rounds`; return how many are done. `save(round)` is called at the end and on a stop.
+    """Run rounds `first` to `plan.rounds`; return how many are done.
+
+    `save(round)` is called every `checkpoint_every` rounds, at the end and on a stop, which ends after the round under
+    way; `preview(round)` every `preview_every` rounds and at the end, unless that is 0.
 
     Raises `EraseError` on a NaN or infinite loss or gradient, before the weights change.
     """
@@ -49,6 +48,9 @@ def train(
         for role in ("joint",) if session.kind == "joint" else ("forget", "retain"):
             started = time.perf_counter()
             loss, norm = _turn(session, role, round, plan.accumulate)
+            if math.isinf(norm):
+                scale = f"the loss scale is {session.scale.value:g} now"
+                on_event(Warned(text=f"round {round}: fp16 {role} gradients overflowed; step left out, {scale}"))
             on_event(
                 Step(
                     step=round,
@@ -62,7 +64,8 @@ def train(
         if plan.checkpoint_every and (round + 1) % plan.checkpoint_every == 0 and round + 1 < plan.rounds:
             save(round + 1)
     save(plan.rounds)
-    preview(plan.rounds)
+    if plan.preview_every:
+        preview(plan.rounds)
     return plan.rounds
 
 
@@ -80,26 +83,9 @@ def _turn(session: Session, role: str, round: int, accumulate: int) -> tuple[flo
                 )
             session.accelerator.backward(loss)
             total += value
-    if not unscale(session.accelerator, session.trained.parameters.values()):
+    if not session.scale.unscale(session.trained.parameters.values()):
         session.optimizer.zero_grad()
         return total, math.inf
     norm = float(session.optimizer.step(role))
     session.optimizer.zero_grad()
     return total, norm
-
-
-def unscale(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> bool:
-    """Take fp16's loss scale out of the gradients of the turn; False if they overflowed (skip the step).
-
-    By hand, since accelerate's own clipping unscales every prepared optimizer, and with two of them the gradients
-    are divided twice.
-    """
-    scaler = accelerator.scaler
-    if scaler is None or not scaler.is_enabled():
-        return True
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    torch._foreach_mul_(gradients, 1.0 / scaler.get_scale())
-    finite = all(bool(torch.isfinite(g).all()) for g in gradients)
-    if not finite:
-        scaler.update(scaler.get_scale() / 2)
-    return finite

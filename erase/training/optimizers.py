@@ -33,9 +33,14 @@ class RolePlan:
 
 
 def build(
-    kind: Kind, parameters: dict[str, nn.Parameter], forget: RolePlan, retain: RolePlan, mask: dict[str, Tensor] | None
+    kind: Kind,
+    parameters: dict[str, nn.Parameter],
+    forget: RolePlan,
+    retain: RolePlan,
+    mask: dict[str, Tensor] | None,
+    mask_roles: tuple[str, ...] = ("forget",),
 ) -> Turns:
-    """The optimizer `kind` over the parameters.
+    """The optimizer `kind` over the parameters; the mask binds the steps of `mask_roles`.
 
     `shared` and `joint` have one optimizer, so they take the forget role's plan; the retain plan's rate is unused.
     """
@@ -45,7 +50,13 @@ def build(
     masks = None if mask is None else [mask[name] for name in parameters]
     if kind == "dual":
         return DualOptim(
-            weights, forget=_factory(forget), retain=_factory(retain), clip=clip, schedule=schedule, mask=masks
+            weights,
+            forget=_factory(forget),
+            retain=_factory(retain),
+            clip=clip,
+            schedule=schedule,
+            mask=masks,
+            mask_roles=mask_roles,
         )
     if kind == "dual_plus":
         return DualOptimPlus(
@@ -55,8 +66,9 @@ def build(
             clip=clip,
             schedule=schedule,
             mask=masks,
+            mask_roles=mask_roles,
         )
-    return SharedOptim(weights, _factory(forget), clip=clip, schedule=schedule, mask=masks)
+    return SharedOptim(weights, _factory(forget), clip=clip, schedule=schedule, mask=masks, mask_roles=mask_roles)
 
 
 def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:

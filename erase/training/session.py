@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,7 @@ from erase.runtime import stable_seed
 from erase.training.optimizers import Kind, RolePlan, build
 from erase.training.pool import Pool, PoolPlan, fill
 from erase.training.prompts import Pair, forget_pairs, retain_prompts
+from erase.training.scale import LossScale
 
 PRECISIONS = {"fp32": "no", "bf16-mixed": "bf16", "fp16-mixed": "fp16"}
 MASK_BATCHES, MASK_PICTURES = 16, 64
@@ -58,12 +60,34 @@ class Session:
         self.options = method.options
         self.kind = optimizer
         self.accelerator = accelerator_for(precision, model.device)
+        self.scale = LossScale(self.accelerator.scaler)
         self.pool_plan, self.pool_age, self.on_event = pool, 0, on_event
         self.pools = self._pools(should_stop)
         self.trained = Trained(select(model.unet, method.parameters))
         self.nets = Nets(self._student, self._teacher)
         self.mask = self._mask()
-        self.optimizer: Turns = build(optimizer, self.trained.parameters, *roles, self.mask)
+        self.optimizer: Turns = build(optimizer, self.trained.parameters, *roles, self.mask, self.method.mask_roles)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the round: batches and pools depend on (seed, round) alone."""
+        trained = {name: value.clone() for name, value in self.trained.tensors().items()}
+        return {"trained": trained, "optimizer": self.optimizer.state_dict(), "scale": self.scale.state_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from `state_dict`; raises `InputError` for that of another run, and changes nothing then."""
+        before = {name: value.clone() for name, value in self.trained.tensors().items()}
+        try:
+            self.trained.load(saved["trained"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scale.load_state_dict(saved["scale"])
+        except (KeyError, TypeError, AttributeError) as error:
+            self.trained.load(before)
+            raise InputError(
+                f"the checkpoint is of another version or damaged ({error!r}); start the run again"
+            ) from None
+        except InputError:
+            self.trained.load(before)
+            raise
 
     def loss(self, role: str, round: int, micro: int = 0) -> Tensor:
         """The loss of a role on its own batch of this round; which one depends on (seed, role, round, micro) alone."""

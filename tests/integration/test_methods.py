@@ -13,10 +13,11 @@ import torch
 
 from erase.concept import Concept
 from erase.errors import EraseError, InputError
-from erase.events import ignore, never
+from erase.events import Step, Warned, ignore, never
 from erase.methods import METHODS, Options
 from erase.models import Model, select
 from erase.training import PoolPlan, RolePlan, Session, TrainPlan, train
+from erase.training.scale import GROW_EVERY, MOST_OVERFLOWS, LossScale
 from erase.training.session import MethodPlan
 from tests.integration.conftest import build_tiny
 
@@ -83,22 +84,28 @@ def test_the_forget_loss_falls(method: str, tiny_model: Model) -> None:
     assert now() < start
 
 
+@pytest.mark.parametrize("optimizer", ["dual", "dual_plus", "shared", "joint"])
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.mask])
-def test_a_mask_holds_the_other_weights_through_forget_steps(method: str, tiny_model: Model) -> None:
-    session = make(tiny_model, method, roles=(RolePlan(lr=1e-2, weight_decay=0.1), RolePlan(lr=1e-2)))
+def test_a_mask_holds_the_other_weights_in_the_roles_it_binds(method: str, optimizer: str, tiny_model: Model) -> None:
+    roles = (RolePlan(lr=1e-2, weight_decay=0.1), RolePlan(lr=1e-2, weight_decay=0.1))
+    session = make(tiny_model, method, roles=roles, optimizer=optimizer)
     mask = session.mask
     assert mask is not None
     assert 0 < sum(int(m.sum()) for m in mask.values()) < sum(m.numel() for m in mask.values())
+    moved = dict.fromkeys(("forget", "retain", "joint"), 0)  # masked weights that a role's steps moved
     for round in range(3):
-        session.optimizer.zero_grad()
-        session.loss("forget", round).backward()
-        session.optimizer.step("forget")
-    moved = 0
-    for name, parameter in session.trained.parameters.items():
-        original = session.trained.originals[name]
-        assert torch.equal(parameter[~mask[name]], original[~mask[name]])
-        moved += int((parameter != original).sum())
-    assert moved
+        for role in ("joint",) if optimizer == "joint" else ("forget", "retain"):
+            before = {k: v.clone() for k, v in session.trained.tensors().items()}
+            session.optimizer.zero_grad()
+            for part in ("forget", "retain") if role == "joint" else (role,):
+                session.loss(part, round).backward()
+            session.optimizer.step(role)
+            for name, value in session.trained.tensors().items():
+                moved[role] += int((value != before[name])[~mask[name]].sum())
+    bound = METHODS[method].mask_roles
+    assert moved["forget"] == moved["joint"] == 0
+    assert (moved["retain"] == 0) == ("retain" in bound or optimizer == "joint")
+    assert any(not torch.equal(v, session.trained.originals[k]) for k, v in session.trained.tensors().items())
 
 
 def test_the_teacher_leaves_no_trace_even_after_an_error(tiny_model: Model) -> None:
@@ -154,6 +161,71 @@ def test_a_nan_loss_stops_before_any_weight_changes(tiny_model: Model) -> None:
     assert all(torch.equal(v, before[k]) for k, v in weights(tiny_model).items())
 
 
+def with_scale(session: Session, value: float) -> Session:
+    """The session as in fp16: accelerate's scaler multiplies its losses. The CPU's arithmetic stays float32."""
+    session.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=value)
+    session.scale = LossScale(session.accelerator.scaler)
+    return session
+
+
+def test_a_loss_scale_is_taken_out_once_a_turn() -> None:
+    """accelerate's clipping would divide by it once for each of the two optimizers."""
+    plain, scaled = make(build_tiny()), with_scale(make(build_tiny()), 1024.0)
+    expected, found = run(plain, 3), run(scaled, 3)
+    assert [s.grad_norm for s in found] == [s.grad_norm for s in expected]
+    assert all(torch.equal(v, weights(plain.model)[k]) for k, v in weights(scaled.model).items())
+
+
+def test_an_overflow_leaves_its_step_out_and_halves_the_scale(tiny_model: Model) -> None:
+    session = with_scale(make(tiny_model), 2.0**127)
+    for pool in session.pools.values():
+        pool.conditional.mul_(1e4)
+    before = weights(tiny_model)
+    events = run(session, 1)
+    assert any(isinstance(e, Warned) and "overflowed" in e.text for e in events)
+    assert next(e for e in events if isinstance(e, Step)).grad_norm == float("inf")
+    assert session.scale.value < 2.0**127
+    assert all(torch.equal(v, before[k]) for k, v in weights(tiny_model).items())
+
+
+def test_endless_overflow_ends_the_run(tiny_model: Model) -> None:
+    session = with_scale(make(tiny_model), 1024.0)
+    parameter = next(iter(session.trained.parameters.values()))
+    for _ in range(MOST_OVERFLOWS - 1):
+        parameter.grad = torch.full_like(parameter, float("inf"))
+        assert not session.scale.unscale([parameter])
+    parameter.grad = torch.full_like(parameter, float("inf"))
+    with pytest.raises(EraseError, match="overflowed 24 turns in a row"):
+        session.scale.unscale([parameter])
+
+
+def test_the_scale_grows_again_and_is_resumed(tiny_model: Model) -> None:
+    session = with_scale(make(tiny_model), 1024.0)
+    parameter = next(iter(session.trained.parameters.values()))
+    for _ in range(GROW_EVERY):
+        parameter.grad = torch.ones_like(parameter)
+        assert session.scale.unscale([parameter])
+    assert session.scale.value == 2048.0
+    second = with_scale(make(build_tiny()), 1.0)
+    second.load_state_dict(session.state_dict())
+    assert (second.scale.value, second.scale.good) == (2048.0, GROW_EVERY)
+
+
+def test_a_state_of_another_run_changes_nothing(tiny_model: Model) -> None:
+    session = make(tiny_model)
+    run(session, 1)
+    before = weights(tiny_model)
+    state = make(build_tiny()).state_dict()
+    for wrong in (
+        {**state, "optimizer": {}},
+        {k: v for k, v in state.items() if k != "scale"},
+        {**state, "trained": 3},
+    ):
+        with pytest.raises(InputError):
+            session.load_state_dict(wrong)
+        assert all(torch.equal(v, before[k]) for k, v in weights(tiny_model).items())
+
+
 def test_a_refreshed_pool_comes_from_the_original_weights_and_is_another(tiny_model: Model) -> None:
     session = make(tiny_model, pool=replace(POOL, refresh=2))
     first = session.pools["forget"]
@@ -187,11 +259,8 @@ def test_resuming_at_any_of_six_rounds_equals_the_straight_run(optimizer: str, c
     run(make(straight, optimizer=optimizer, pool=pool), 6)
     first = make(build_tiny(), optimizer=optimizer, pool=pool)
     run(first, cut)
-    kept = {k: v.clone() for k, v in first.trained.tensors().items()}
-    state = first.optimizer.state_dict()
     second = make(build_tiny(), optimizer=optimizer, pool=pool)
-    second.trained.load(kept)
-    second.optimizer.load_state_dict(state)
+    second.load_state_dict(first.state_dict())
     run(second, 6, first=cut)
     expected = weights(straight)
     assert all(torch.equal(v, expected[k]) for k, v in second.model.unet.state_dict().items())
