@@ -14,5 +14,5 @@ ABLATION = Method(
     forget_source="pictures",
     retain_source="pictures",
     relabel=True,
-    on_anchor_pictures=True,
+    shown="anchor",
 )

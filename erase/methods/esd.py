@@ -11,13 +11,14 @@ from erase.methods.parts import Batch, Method, Nets, Options, match_teacher, pre
 def forget(nets: Nets, batch: Batch, options: Options) -> Tensor:
     """MSE(eps_th(x_t, c), eps_0(x_t, c*) - eta (eps_0(x_t, c) - eps_0(x_t, ""))).
 
-    eta is `guidance`; with the empty anchor c* is "". x_t lies on the teacher's own guided trajectories, whose
-    predictions under c and "" are the very ones that the target needs.
+    eta is `guidance`; with the empty anchor c* is "". x_t lies on the teacher's own guided trajectories, half of them
+    under c and half under c*: while it samples, an erased model leaves the former for the latter, and what it was not
+    taught there comes out as blank pictures (docs/methods.md).
     """
     conditional = present(batch.conditional, "the teacher's prediction under the concept")
     unconditional = present(batch.unconditional, "the teacher's unconditional prediction")
-    base = unconditional if batch.anchored is None else batch.anchored
-    target = base - options.guidance * (conditional - unconditional)
+    anchored = present(batch.anchored, "the teacher's prediction under the anchor")
+    target = anchored - options.guidance * (conditional - unconditional)
     return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), target)
 
 
@@ -28,4 +29,5 @@ ESD = Method(
     retain=match_teacher,
     forget_source="trajectories",
     retain_source="trajectories",
+    shown="both",
 )

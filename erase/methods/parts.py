@@ -60,6 +60,7 @@ class Options:
 Loss = Callable[[Nets, Batch, Options], Tensor]
 Source = Literal["trajectories", "pictures"]
 Role = Literal["forget", "retain"]
+Shown = Literal["concept", "anchor", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Method:
     """Two losses, where their latents come from, and which steps a saliency mask binds.
 
     `mask` says what the mask is made of, `mask_roles` whose steps it binds. `relabel` says what stands in for an empty
-    anchor: another concept's prompt (True) or the empty prompt.
+    anchor: the nearest kept concept (True) or the prompt without the concept. `shown` says whose pictures the forget
+    latents are of: the concept's, the anchor's, or half of each.
     """
 
     name: str
@@ -79,7 +81,7 @@ class Method:
     mask: Literal["gradient", "fisher"] | None = None
     mask_roles: tuple[Role, ...] = ("forget",)
     relabel: bool = False
-    on_anchor_pictures: bool = False
+    shown: Shown = "concept"
 
 
 def present(value: Tensor | None, what: str) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from erase.errors import Interrupted
 from erase.events import OnEvent, Progress, ShouldStop
-from erase.methods import Batch
+from erase.methods import Batch, Shown
 from erase.models import Model
 from erase.sampling import Shot, denoise, first_noise
 from erase.training.prompts import Pair
@@ -41,7 +41,7 @@ class Pool:
     """Everything that one role draws from. P prompts, S steps; kept on the model's device.
 
     `noisy` and the predictions are (P, S, C, h, w), `times` (S,), `clean` (P, C, h, w); `states`, `anchors` (P, L, D).
-    `anchored` is None where the role has no anchor or it is the empty prompt throughout.
+    `anchored` is None where the method does not ask for it.
     """
 
     times: Tensor
@@ -85,7 +85,7 @@ def fill(
     plan: PoolPlan,
     seed: int,
     *,
-    picture_of_anchor: bool,
+    shown: Shown,
     with_anchor: bool,
     what: str,
     on_event: OnEvent,
@@ -93,8 +93,8 @@ def fill(
 ) -> Pool:
     """Sample one role's pool from the model as it is now (the caller makes sure that it is the frozen one).
 
-    `picture_of_anchor` samples the anchored prompt (Concept Ablation's pictures) while `states` stay the concept's;
-    `with_anchor` also predicts every state under the anchor.
+    `shown` is whose pictures are drawn: the prompt's, the anchored twin's, or every other one; `states` stay the
+    prompt's. `with_anchor` keeps the predictions under the anchor too; without it `conditional` is of what was drawn.
     """
     parts: list[Pool] = []
     empty = model.encode([""])
@@ -104,10 +104,14 @@ def fill(
         chosen = pairs[start : start + plan.batch]
         shots = [Shot(p.prompt, f"pool/{what}/{seed}/{start + i}", seed) for i, p in enumerate(chosen)]
         states, anchors = model.encode([p.prompt for p in chosen]), model.encode([p.anchor for p in chosen])
-        shown = anchors if picture_of_anchor else states
-        parts.append(_trajectories(model, shots, states, anchors, shown, empty, plan, with_anchor))
+        of_anchor = torch.tensor([_of_anchor(shown, start + i) for i in range(len(chosen))], device=states.device)
+        parts.append(_trajectories(model, shots, states, anchors, of_anchor, empty, plan, with_anchor))
         on_event(Progress(what=what, done=min(start + plan.batch, len(pairs)), total=len(pairs)))
     return _join(parts)
+
+
+def _of_anchor(shown: Shown, number: int) -> bool:
+    return shown == "anchor" or (shown == "both" and number % 2 == 1)
 
 
 def _trajectories(
@@ -115,21 +119,27 @@ def _trajectories(
     shots: list[Shot],
     states: Tensor,
     anchors: Tensor,
-    shown: Tensor,
+    of_anchor: Tensor,
     empty: Tensor,
     plan: PoolPlan,
     with_anchor: bool,
 ) -> Pool:
+    """Trajectories of which the rows `of_anchor` (P,) follow the anchor, with the predictions under both prompts."""
     seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def visit(i: int, t: Tensor, noisy: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
         seen.append((t, noisy, conditional, unconditional))
 
-    clean = denoise(model, shown, empty, first_noise(model, shots), plan.steps, plan.guidance, visit)
+    row = of_anchor[:, None, None]
+    drawn, other = torch.where(row, anchors, states), torch.where(row, states, anchors)
+    clean = denoise(model, drawn, empty, first_noise(model, shots), plan.steps, plan.guidance, visit)
+    noisy, conditional, unconditional = (torch.stack([s[k] for s in seen], 1) for k in (1, 2, 3))
     anchored = None
     if with_anchor:
-        anchored = torch.stack([model.unet(x, t, anchors).sample.float() for t, x, _, _ in seen], 1)
-    noisy, conditional, unconditional = (torch.stack([s[k] for s in seen], 1) for k in (1, 2, 3))
+        # Sampling predicted under the prompt that it drew; this is the other one.
+        missing = torch.stack([model.unet(x, t, other).sample.float() for t, x, _, _ in seen], 1)
+        row = of_anchor[:, None, None, None, None]
+        conditional, anchored = torch.where(row, missing, conditional), torch.where(row, conditional, missing)
     times = torch.stack([s[0] for s in seen])
     return Pool(times, noisy, conditional, unconditional, anchored, clean, states, anchors)
 

@@ -52,15 +52,14 @@ def neighbours(model: Model, concept: Concept, count: int = 5) -> tuple[str, ...
 def forget_pairs(model: Model, concept: Concept, count: int, relabel: bool, generator: torch.Generator) -> list[Pair]:
     """`count` prompts that name the concept, each with its anchored twin.
 
-    With an empty anchor the twin is the prompt without the concept, or, for methods that `relabel`, the prompt
-    of a random kept concept.
+    With an empty anchor the twin is the prompt without the concept, or, for methods that `relabel`, the prompt of the
+    first kept concept (the nearest, where they were chosen): several would teach their mean, a picture of nothing.
     """
-    stand_ins = concept.keep or candidates(model, concept)
+    anchor = concept.anchor
+    if relabel and not anchor:
+        anchor = concept.keep[0] if concept.keep else neighbours(model, concept, 1)[0]
     pairs = []
     for _ in range(count):
-        anchor = concept.anchor
-        if relabel and not anchor:
-            anchor = stand_ins[_below(len(stand_ins), generator)]
         if model.world:
             pairs.append(_world_pair(concept, anchor, generator))
         else:

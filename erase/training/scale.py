@@ -38,7 +38,7 @@ class LossScale:
             torch._foreach_mul_(gradients, 1.0 / self.value)
             self.good, self.overflows = self.good + 1, 0
             if self.good % GROW_EVERY == 0:
-                self.scaler.update(self.value * 2)
+                self._set(self.value * 2)
             return True
         self.good, self.overflows = 0, self.overflows + 1
         if self.overflows >= MOST_OVERFLOWS:
@@ -46,17 +46,21 @@ class LossScale:
                 f"fp16 gradients overflowed {self.overflows} turns in a row; use train.precision bf16-mixed or fp32. "
                 "No weight was changed by them"
             )
-        self.scaler.update(self.value / 2)
+        self._set(self.value / 2)
         return False
 
     @property
     def value(self) -> float:
         return 1.0 if self.scaler is None else self.scaler.get_scale()
 
+    def _set(self, value: float) -> None:
+        # Not by `update`, which refuses until a loss was scaled; a resumed run sets it before.
+        if self.scaler is not None:
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": value})
+
     def state_dict(self) -> dict[str, float]:
         return {"value": self.value, "good": self.good, "overflows": self.overflows}
 
     def load_state_dict(self, saved: dict[str, float]) -> None:
-        if self.scaler is not None:
-            self.scaler.update(saved["value"])
+        self._set(float(saved["value"]))
         self.good, self.overflows = int(saved["good"]), int(saved["overflows"])

@@ -129,15 +129,14 @@ class Session:
         generator = torch.Generator().manual_seed(seed)
         pairs = forget_pairs(self.model, concept, plan.forget, method.relabel, generator)
         kept = [Pair(p, p) for p in retain_prompts(self.model, concept, plan.retain, generator)]
-        trajectories = method.forget_source == "trajectories"
         with self.accelerator.autocast():
             forget = fill(
                 self.model,
                 pairs,
                 plan,
                 seed,
-                picture_of_anchor=method.on_anchor_pictures,
-                with_anchor=trajectories and any(p.anchor for p in pairs),
+                shown=method.shown,
+                with_anchor=method.forget_source == "trajectories",
                 what="sampling forget latents",
                 on_event=self.on_event,
                 should_stop=should_stop,
@@ -147,7 +146,7 @@ class Session:
                 kept,
                 plan,
                 seed,
-                picture_of_anchor=False,
+                shown="concept",
                 with_anchor=False,
                 what="sampling retain latents",
                 on_event=self.on_event,
