@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from erase import __version__
 from erase.errors import InputError
+from erase.runtime import user_path
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -83,7 +84,7 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
         "erase run configs/ga.yaml --optimizer shared --set train.forget.lr=5e-5\n"
         "erase run --resume runs/2026-11-23-cat-esd",
     )
-    run.add_argument("--resume", metavar="DIR", type=Path, help="go on with a run that was stopped")
+    run.add_argument("--resume", metavar="DIR", type=user_path, help="go on with a run that was stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
     check = command(
         "check",
@@ -91,7 +92,7 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
         "erase check configs/demo.yaml\nerase check configs/salun.yaml --set train.rounds=20 > mine.yaml",
     )
     for made in (run, check):
-        made.add_argument("config", nargs="?", type=Path, help="a YAML file; flags and --set override it")
+        made.add_argument("config", nargs="?", type=user_path, help="a YAML file; flags and --set override it")
         for name, (_, text) in SHORT.items():
             made.add_argument(f"--{name}", metavar=name[0].upper(), help=text)
         made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, by its path")
@@ -103,16 +104,16 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         "judge a run again, or one that was not judged, and rewrite its report",
         "erase eval runs/2026-11-23-cat-esd",
     )
-    made.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    made.add_argument("run", metavar="RUN", type=user_path, help="a run folder")
     made.add_argument("--quiet", action="store_true", help="no progress bar")
     made = command(
         "export",
         "write the erased model in a format that other tools load",
         "erase export runs/2026-11-23-cat-esd --format diffusers --output cat-erased",
     )
-    made.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    made.add_argument("run", metavar="RUN", type=user_path, help="a run folder")
     made.add_argument("--format", choices=["diffusers"], default="diffusers", help="diffusers: a pipeline folder")
-    made.add_argument("--output", metavar="DIR", type=Path, required=True, help="a new folder")
+    made.add_argument("--output", metavar="DIR", type=user_path, required=True, help="a new folder")
 
 
 def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -125,7 +126,7 @@ def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("source", metavar="RUN|MODEL", help="a run folder, or what --model of `erase run` takes")
     made.add_argument("--prompt", action="append", required=True, help="may be given several times")
     made.add_argument("--seed", metavar="N", action="append", type=_whole, help="may be given several times (0)")
-    made.add_argument("--output", metavar="DIR", type=Path, default=Path("pictures"), help="folder (pictures)")
+    made.add_argument("--output", metavar="DIR", type=user_path, default=Path("pictures"), help="folder (pictures)")
     made.add_argument("--steps", metavar="N", type=_positive, default=25, help="denoising steps (25)")
     made.add_argument("--guidance", metavar="G", type=_real, default=3.0, help="how closely prompts are followed (3)")
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -145,8 +146,12 @@ def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None
         "erase world --status\nerase world --output build/world --device cuda\n"
         "erase world --output build/world --stage conv --stage patch",
     )
-    made.add_argument("--output", metavar="DIR", type=Path, default=Path("build/world"), help="folder (build/world)")
-    made.add_argument("--build", metavar="DIR", type=Path, default=Path("build/work"), help="checkpoints (build/work)")
+    made.add_argument(
+        "--output", metavar="DIR", type=user_path, default=Path("build/world"), help="folder (build/world)"
+    )
+    made.add_argument(
+        "--build", metavar="DIR", type=user_path, default=Path("build/work"), help="checkpoints (build/work)"
+    )
     made.add_argument("--stage", metavar="NAME", action="append", help="only this stage; may be given several times")
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     made.add_argument("--minutes", metavar="M", type=_positive, help="stop after so long; the same command goes on")

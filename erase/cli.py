@@ -129,7 +129,16 @@ def _interrupted(error: BaseException, folder: Path | None) -> Interrupted:
 def _check(options: argparse.Namespace) -> int:
     from erase.config import load_config, to_yaml
 
-    print(to_yaml(load_config(options.config, overrides(options))), end="")
+    config = load_config(options.config, overrides(options))
+    if config.model == "world":
+        from erase.evaluation.prompts import world_asks, world_concept
+
+        given = config.concept
+        named = () if given.keep == "auto" else given.keep
+        concept = world_concept(given.name, given.kind, given.anchor, named)
+        if not config.evaluate.skip:
+            world_asks(concept, config.evaluate.prompts, config.evaluate.seeds)
+    print(to_yaml(config), end="")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,6 +91,11 @@ def never() -> bool:
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """The event as one line of events.jsonl: its fields, its kind, paths as text."""
-    fields = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(event).items()}
-    return {"event": type(event).__name__.lower(), **fields}
+    """The event as one line of events.jsonl: its fields, its kind, paths as text, NaN and infinity as null."""
+    return {"event": type(event).__name__.lower(), **{k: _plain(v) for k, v in asdict(event).items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

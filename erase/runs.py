@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from datetime import date
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from erase.errors import InputError
 from erase.events import Event, to_json
 from erase.runtime import replacing, write_text
 
-CONFIG, EVENTS, ROWS, REPORT, PAGE, DONE = (
+CONFIG, GUARDS, EVENTS, ROWS, REPORT, PAGE, DONE = (
     "config.yaml",
+    "guards.json",
     "events.jsonl",
     "rows.jsonl",
     "report.json",
@@ -52,6 +55,9 @@ def claim_folder(folder: Path) -> Path:
         raise InputError(f"output {folder} already holds {state}; name a new folder, or use --resume {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / EVENTS).open("x").close()  # of two that claim it at once, one fails here
+    except FileExistsError:
+        raise InputError(f"output {folder} is being written by another run; name a new folder") from None
     except OSError as error:
         raise InputError(f"cannot make the output folder {folder}: {error.strerror or error}") from None
     return folder
@@ -66,14 +72,37 @@ def require_run(folder: Path, *, finished: bool = False) -> Path:
     return folder
 
 
+def read_guards(folder: Path) -> dict[str, Any]:
+    """What the run proved when its model was saved."""
+    try:
+        found = json.loads((folder / GUARDS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / GUARDS} is missing or damaged ({error}); run the erasure again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / GUARDS} holds no guards; run the erasure again")
+    return found
+
+
 class EventLog:
     """Appends events to events.jsonl, one line each, and passes them on."""
 
     def __init__(self, folder: Path, listener: Any) -> None:
         self.path, self.listener = folder / EVENTS, listener
+        self._end_torn_line()
+
+    def _end_torn_line(self) -> None:
+        """A crash may have cut the last line; the next event must not be glued to it."""
+        try:
+            with self.path.open("rb+") as file:
+                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+                    file.write(b"\n")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror or error}") from None
 
     def __call__(self, event: Event) -> None:
-        line = json.dumps({"time": round(time.time(), 3), **to_json(event)})
+        line = json.dumps({"time": round(time.time(), 3), **to_json(event)}, allow_nan=False)
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -127,9 +156,13 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error}); start the run again") from None
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is damaged ({why}); start the run again") from None
+    if not isinstance(state, dict) or not isinstance(state.get("round"), int):
+        raise InputError(f"{path} is no checkpoint of a run; start the run again")
+    return state
 
 
 def finish(folder: Path) -> None:

@@ -58,6 +58,20 @@ def environment(device: torch.device) -> dict[str, Any]:
     return found
 
 
+def user_path(text: str | Path) -> Path:
+    """A path that a user typed, `~` expanded. Raises `InputError` for one that no file can have."""
+    shown = str(text) if len(str(text)) <= 80 else f"{str(text)[:77]}..."
+    try:
+        path = Path(text).expanduser()
+        if "\0" in str(path):
+            raise ValueError("it holds a NUL character")
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"path {shown!r} cannot be used: {why}") from None
+    return path
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it over `path` if the block succeeds, remove it if not.
@@ -73,12 +87,19 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    # Only setting it tells what it was.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def denoise(
     """
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_config(model.scheduler.config)
+    scheduler = DDIMScheduler.from_config(model.scheduler.config)  # a fresh one: it keeps its timesteps
     scheduler.set_timesteps(steps, device=model.device)
     latents = noise * scheduler.init_noise_sigma
     both = guidance != 1 or visit is not None
@@ -81,8 +82,13 @@ def sample(
     on_event: OnEvent = ignore,
     should_stop: ShouldStop = never,
     what: str = "sampling",
+    broken: Literal["raise", "blank"] = "raise",
 ) -> list[np.ndarray]:
-    """Pictures of the shots, uint8 (H, W, 3), in order. Raises `Interrupted` when asked to stop between batches."""
+    """Pictures of the shots, uint8 (H, W, 3), in order. Raises `Interrupted` when asked to stop between batches.
+
+    Latents with NaN or infinity are an `EraseError`, or with `broken="blank"` a black picture, which no judge takes
+    for one: a run whose model broke is to be judged so, not to end without a report.
+    """
     if not shots:
         return []
     if steps < 1 or batch < 1:
@@ -96,8 +102,12 @@ def sample(
         latents = denoise(
             model, model.encode([s.prompt for s in chosen]), empty, first_noise(model, chosen), steps, guidance
         )
-        if not torch.isfinite(latents).all():
-            raise EraseError(f"NaN or infinity in the latents of {chosen[0].prompt!r}; the model's weights are broken")
-        pictures.extend(model.decode(latents).numpy())
+        finite = torch.isfinite(latents).flatten(1).all(1)
+        if broken == "raise" and not finite.all():
+            bad = chosen[int((~finite).nonzero()[0])].prompt
+            raise EraseError(f"NaN or infinity in the latents of {bad!r}; the model's weights are broken")
+        decoded = model.decode(torch.where(finite[:, None, None, None], latents, torch.zeros_like(latents)))
+        decoded[~finite.cpu()] = 0
+        pictures.extend(decoded.numpy())
         on_event(Progress(what=what, done=min(start + batch, len(shots)), total=len(shots)))
     return pictures

@@ -45,6 +45,8 @@ class Listener:
                 self.folder, self.complete = event.folder, event.complete
             case _:
                 pass
+        if self._quiet and isinstance(event, Warned):
+            print(f"warning: {event.text}", file=sys.stderr, flush=True)
         self._guarded(lambda: self._show(event))
 
     def _guarded(self, show: Callable[[], None]) -> None:

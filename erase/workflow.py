@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from erase import runs
 from erase.concept import FRAMES, Concept, phrase
 from erase.config import Config, load_config, to_yaml
 from erase.errors import EraseError, InputError, Interrupted
+from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import changes, scores
-from erase.evaluation.prompts import resolve
+from erase.evaluation.prompts import world_asks, world_concept
+from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, Preview, Saved, Scored, ShouldStop, Started, Warned, ignore, never
 from erase.export import FORMATS, save_pipeline
 from erase.methods import METHODS, Options
-from erase.models import PRESETS, WORLD, Model, load_model, put_tensors, select
+from erase.models import PRESETS, WORLD, Model, load_model, model_hash, put_tensors, select
 from erase.report.card import write_card
 from erase.report.html import write_html
-from erase.report.schema import build_report, choose_pairs, read_report, write_report
-from erase.runtime import environment, file_hash, pick_device, replacing
+from erase.report.schema import build_report, choose_pairs, write_report
+from erase.runtime import environment, file_hash, pick_device, replacing, user_path, write_json, write_text
 from erase.sampling import Shot, sample
-from erase.scoring import judge_run
+from erase.scoring import JudgePlan, draw_pairs, judge_run
 from erase.training import PoolPlan, RolePlan, Session, TrainPlan, neighbours, train
 from erase.training.session import MethodPlan, accelerator_for
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
@@ -35,68 +38,98 @@ RUNS = Path("runs")
 
 
 def erase(
-    config: Config, on_event: OnEvent = ignore, should_stop: ShouldStop = never, resume: Path | None = None
+    config: Config,
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+    resume: Path | None = None,
+    cache: Path | None = None,
 ) -> Path:
     """Train, judge and report one run; return its folder.
 
-    Everything given is checked before the folder is made. Raises `InputError` for what cannot be used, `Interrupted`
-    after a stop (the folder can be resumed), `EraseError` for a run that failed or changed nothing.
+    Everything given is checked before the folder is made. `cache` is a folder that keeps the base model's pictures for
+    other runs judged alike. Raises `InputError` for what cannot be used, `Interrupted` after a stop (the folder can be
+    resumed), `EraseError` for a run that failed or changed nothing.
     """
-    device = pick_device(config.device)
     if resume is not None:
-        config = load_config(runs.require_run(resume) / runs.CONFIG, {})
+        config = load_config(runs.require_run(user_path(resume)) / runs.CONFIG, {})
+    device = pick_device(config.device)
     if resume is not None and (resume / runs.DONE).exists():
         on_event(Warned(text=f"{resume} is finished already; nothing to do"))
         return resume
     accelerator_for(config.train.precision, device)
     model = load_model(config.model, device)
     concept, warnings = prepare_concept(config, model)
+    warnings += ignored_settings(config)
     select(model.unet, config.method.parameters)
+    if model.world and not config.evaluate.skip:
+        world_asks(concept, config.evaluate.prompts, config.evaluate.seeds)
     if resume is not None:
         folder = resume
     elif config.output:
-        folder = runs.claim_folder(Path(config.output).expanduser())
+        folder = runs.claim_folder(user_path(config.output))
     else:
         folder = runs.new_folder(RUNS, concept.name, config.method.name)
-    with replacing(folder / runs.CONFIG) as temporary:
-        temporary.write_text(to_yaml(config), encoding="utf-8")
+    if resume is None:
+        write_text(folder / runs.CONFIG, to_yaml(_resolved(config, concept)))
     log = runs.EventLog(folder, on_event)
     for text in warnings:
         log(Warned(text=text))
-    guards = _train(config, model, concept, folder, log, should_stop)
+    arms = _train(config, model, concept, folder, log, should_stop)
     if config.evaluate.skip:
         log(Warned(text=f"not judged, as asked; later: erase eval {folder}"))
-    else:
-        _judge_and_report(config, model, concept, folder, guards, log, should_stop)
+    elif not model.world:
+        log(Warned(text="only the bundled world can be judged so far; the report has pictures and no scores"))
+    judged = model.world and not config.evaluate.skip
+    _report(config, model, arms, concept, folder, log, should_stop, judged=judged, cache=cache)
     runs.finish(folder)
     log(Finished(folder=folder))
     return folder
 
 
+def _resolved(config: Config, concept: Concept) -> Config:
+    """What config.yaml keeps: the run can be repeated from it, anywhere and under a new name."""
+    model = config.model if config.model == WORLD else str(user_path(config.model).resolve())
+    named = {"name": concept.name, "kind": concept.kind, "keep": list(concept.keep), "anchor": concept.anchor}
+    section = config.concept.model_copy(update=named)
+    return config.model_copy(update={"model": model, "concept": section, "output": None})
+
+
 def prepare_concept(config: Config, model: Model) -> tuple[Concept, list[str]]:
     """The concept with its kind looked up and its neighbours chosen, and what the user should be warned of."""
     given = config.concept
-    kind, name = given.kind, given.name
-    if model.world:
-        kind, name = resolve(given.name)
-        if given.kind not in ("auto", kind):
-            raise InputError(f"concept.kind {given.kind}: {given.name!r} is an {kind} of the world; use kind: auto")
-        if given.anchor:
-            anchor_kind, _ = resolve(given.anchor)
-            if anchor_kind != kind:
-                raise InputError(f"concept.anchor {given.anchor!r} is a {anchor_kind}, {given.name!r} is a {kind}")
-    concept = Concept(name, "object" if kind == "auto" else kind, given.anchor)
-    if given.keep == "auto":
-        keep = neighbours(model, concept)
-    else:
-        keep = tuple(resolve(k)[1] if model.world else k for k in given.keep)
-    concept = Concept(concept.name, concept.kind, concept.anchor, keep)
+    named = () if given.keep == "auto" else tuple(given.keep)
     warnings = []
-    for words in (concept.name, concept.anchor, *keep):
+    if model.world:
+        concept = world_concept(given.name, given.kind, given.anchor, named)
+        if concept.name != " ".join(given.name.casefold().split()):
+            warnings.append(f"{given.name!r} is trained and judged as {concept.name!r}, its name in the world")
+    else:
+        concept = Concept(given.name, "object" if given.kind == "auto" else given.kind, given.anchor, named)
+    if not concept.keep:
+        concept = replace(concept, keep=neighbours(model, concept))
+    for words in (concept.name, concept.anchor, *concept.keep):
         over = model.too_long(phrase(FRAMES[concept.kind][0], words))
         if over:
             warnings.append(f"prompt {words!r} is {over} tokens over the model's limit; the end is cut off")
     return concept, warnings
+
+
+def ignored_settings(config: Config) -> list[str]:
+    """What the chosen optimizer leaves unused although it was set to something of its own."""
+    train, found = config.train, []
+    if train.optimizer == "dual_plus":
+        for role in ("forget", "retain"):
+            rule = getattr(train, role).optimizer
+            if rule != "adamw":
+                found.append(f"train.{role}.optimizer {rule} is unused: dual_plus has a rule of its own")
+    if train.optimizer in ("shared", "joint") and (
+        (train.retain.lr, train.retain.optimizer, train.retain.weight_decay)
+        != (train.forget.lr, train.forget.optimizer, train.forget.weight_decay)
+    ):
+        found.append(
+            f"train.retain's rate, rule and decay are unused: {train.optimizer} has one optimizer, train.forget's"
+        )
+    return found
 
 
 def _session(config: Config, model: Model, concept: Concept, on_event: OnEvent, should_stop: ShouldStop) -> Session:
@@ -122,8 +155,8 @@ def _session(config: Config, model: Model, concept: Concept, on_event: OnEvent, 
 
 def _train(
     config: Config, model: Model, concept: Concept, folder: Path, log: OnEvent, should_stop: ShouldStop
-) -> dict[str, Any]:
-    """Train from the last checkpoint on; leave the trained tensors in model/ and in `model`; return the guards."""
+) -> dict[Arm, dict[str, Tensor]]:
+    """Train from the last checkpoint on; leave the trained tensors in model/ and in `model`; return both arms'."""
     plan = TrainPlan(
         rounds=config.train.rounds,
         accumulate=config.train.accumulate,
@@ -155,11 +188,13 @@ def _train(
     after = sample(model, probe, steps=config.evaluate.steps, guidance=config.evaluate.guidance)[0]
     guards = _guards(session, before, after)
     metadata = {"format": "pt", "base": config.model, "concept": concept.name, "method": config.method.name}
+    write_json(folder / runs.GUARDS, guards)
     runs.save_tensors(folder / runs.MODEL, session.trained.tensors(), metadata)
     for parameter in session.trained.parameters.values():
         parameter.requires_grad_(False)
     log(Saved(path=folder / runs.MODEL))
-    return guards
+    trained = {name: value.clone() for name, value in session.trained.tensors().items()}
+    return {"before": session.trained.originals, "after": trained}
 
 
 def _guards(session: Session, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
@@ -194,60 +229,97 @@ def _preview(model: Model, concept: Concept, path: Path, round: int, log: OnEven
     log(Preview(step=round, images=path))
 
 
-def _judge_and_report(
+def _report(
     config: Config,
     model: Model,
+    arms: dict[Arm, dict[str, Tensor]],
     concept: Concept,
     folder: Path,
-    guards: dict[str, Any],
     log: OnEvent,
     should_stop: ShouldStop,
+    *,
+    judged: bool,
+    cache: Path | None = None,
 ) -> list[dict[str, Any]]:
-    if not model.world:
-        log(Warned(text="only the bundled world can be judged so far; the run has pictures and weights but no scores"))
-        return []
+    """Judge both arms, or only draw them, and write report.json and report.html; return the scores."""
     started = time.perf_counter()
-    rows = judge_run(config, model, runs.load_tensors(folder / runs.MODEL), concept, folder, log, should_stop)
-    found = scores(rows)
+    put_tensors(model.unet, arms["before"])
+    base = model_hash(model)
+    asked = config.evaluate
+    if judged:
+        plan = JudgePlan(
+            folder.name, config.method.name, config.seed, asked.prompts, asked.seeds, asked.steps, asked.guidance, cache
+        )
+        rows = judge_run(plan, model, arms, concept, folder, log, should_stop)
+        found, moved, shown = scores(rows), changes(rows), choose_pairs(rows)
+    else:
+        found, moved = [], []
+        shown = draw_pairs(model, arms, concept, asked.steps, asked.guidance, folder, log, should_stop)
+    facts = {"seed": config.seed, "base_weights": base, "trained_weights": file_hash(folder / runs.MODEL)}
+    if judged:
+        facts["judges"] = judges_hash()
     report = build_report(
         run_id=folder.name,
-        environment={**environment(model.device), "seed": config.seed, "weights": file_hash(folder / runs.MODEL)},
-        config=config.model_dump(),
-        guards=guards,
+        environment={**environment(model.device), **facts},
+        config=_resolved(config, concept).model_dump(),
+        guards=runs.read_guards(folder),
         scores=found,
-        changes=changes(rows),
-        images=choose_pairs(rows),
+        changes=moved,
+        images=shown,
         timings={**_timings(folder), "judging_seconds": time.perf_counter() - started},
     )
     write_report(folder / runs.REPORT, report)
     write_html(folder)
     log(Saved(path=folder / runs.PAGE))
     as_json = [asdict(score) for score in found]
-    log(Scored(scores=as_json))
+    if judged:
+        log(Scored(scores=as_json))
     return as_json
 
 
 def _timings(folder: Path) -> dict[str, float]:
-    steps = [e["seconds"] for e in runs.read_events(folder) if e["event"] == "step"]
-    return {"training_seconds": float(sum(steps)), "seconds_per_step": float(np.mean(steps)) if steps else 0.0}
+    """Seconds from the events: of the steps, and of what comes before the first one after each start (the pools)."""
+    steps, setup, started = [], 0.0, None
+    for event in runs.read_events(folder):
+        if event["event"] == "started":
+            started = event["time"]
+        elif event["event"] == "step":
+            steps.append(event["seconds"])
+            if started is not None:
+                setup += max(0.0, event["time"] - event["seconds"] - started)
+                started = None
+    mean = float(np.mean(steps)) if steps else 0.0
+    return {"setup_seconds": setup, "training_seconds": float(sum(steps)), "seconds_per_step": mean}
 
 
-def load_run(folder: Path, device: torch.device) -> tuple[Config, Model]:
-    """A finished run's config and its erased model."""
+def load_run(folder: Path, device: torch.device) -> tuple[Config, Model, dict[Arm, dict[str, Tensor]]]:
+    """A finished run's config, its erased model, and the trained subset's tensors before and after.
+
+    Raises `InputError` where the run's weights are not those that its configuration trains, or not finite.
+    """
     config = load_config(runs.require_run(folder, finished=True) / runs.CONFIG, {})
-    model = load_model(config.model, device)
-    put_tensors(model.unet, runs.load_tensors(folder / runs.MODEL))
-    return config, model
+    model, path = load_model(config.model, device), folder / runs.MODEL
+    tensors, wanted = runs.load_tensors(path), select(model.unet, config.method.parameters)
+    different = sorted(tensors.keys() ^ wanted.keys())
+    if different:
+        raise InputError(f"{path} does not fit the run: {len(different)} tensors too many or missing: {different[0]}")
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise InputError(f"{path}: tensor {name} holds NaN or infinity; run the erasure again")
+    before = {name: value.detach().clone() for name, value in wanted.items()}
+    put_tensors(model.unet, tensors)
+    return config, model, {"before": before, "after": tensors}
 
 
 def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop = never) -> list[dict[str, Any]]:
     """Judge a trained run again (or for the first time) and rewrite its report; return the scores."""
-    config = load_config(runs.require_run(folder, finished=True) / runs.CONFIG, {})
-    model = load_model(config.model, pick_device(config.device))
+    runs.read_guards(runs.require_run(folder, finished=True))
+    config, model, arms = load_run(folder, pick_device(load_config(folder / runs.CONFIG, {}).device))
+    if not model.world:
+        raise InputError(f"{folder} is a run on {config.model!r}; only runs on the bundled world can be judged so far")
     concept, _ = prepare_concept(config, model)
-    guards = read_report(folder / runs.REPORT).guards if (folder / runs.REPORT).exists() else {}
     log = runs.EventLog(folder, on_event)
-    return _judge_and_report(config, model, concept, folder, guards, log, should_stop)
+    return _report(config, model, arms, concept, folder, log, should_stop, judged=True)
 
 
 def generate(
@@ -263,7 +335,7 @@ def generate(
 ) -> list[Path]:
     """Sample each prompt at each seed from a model or a run; return the PNG files in `output`."""
     place = pick_device(device)
-    run = Path(source).expanduser()
+    run = user_path(source)
     model = load_run(run, place)[1] if (run / runs.CONFIG).is_file() else load_model(source, place)
     for prompt in prompts:
         over = model.too_long(prompt)
@@ -286,13 +358,8 @@ def export(folder: Path, format: str, output: Path) -> Path:
         raise InputError(f"format {format!r} is unknown; use {', '.join(FORMATS)}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"output {output} exists and is not empty; name a new folder")
-    _, model = load_run(folder, torch.device("cpu"))
-
-    def add_card(scratch: Path) -> None:
-        if (folder / runs.REPORT).exists():
-            write_card(folder, scratch)
-
-    return save_pipeline(model, output, add_card)
+    _, model, _ = load_run(folder, torch.device("cpu"))
+    return save_pipeline(model, output, lambda scratch: write_card(folder, scratch))
 
 
 def listing(kind: str) -> list[tuple[str, str]]:

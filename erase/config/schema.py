@@ -231,7 +231,7 @@ class TrainSection(Section):
 class EvaluateSection(Section):
     """How it is judged, before and after, on the same prompts and noise."""
 
-    prompts: Count = Field(200, ge=1, le=100_000, description="Prompts on each side. More narrow the intervals.")
+    prompts: Count = Field(200, ge=2, le=100_000, description="Prompts on each side. More narrow the intervals.")
     seeds: Count = Field(1, ge=1, le=1000, description="Pictures per prompt. They add less than as many more prompts.")
     steps: Count = Field(25, ge=1, le=1000, description="Denoising steps per picture. Fewer are faster and blurrier.")
     guidance: Real = Field(3.0, ge=0, le=30, description="How closely pictures follow their prompt.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from transformers import CLIPTokenizer
 
 from erase.errors import InputError
 from erase.resources import asset
+from erase.runtime import file_hash
 from erase.world.captions import encode
 from erase.world.judges import Classifier
 from erase.world.scenes import SIZE
@@ -93,6 +95,15 @@ def load_judges(
     if not (tokenizer / "vocab.json").is_file() and not (tokenizer / "tokenizer.json").is_file():
         raise InputError(f"no tokenizer in {tokenizer}; install the package again, or rebuild with: erase world")
     return Judges(classifiers, clip, CLIPTokenizer.from_pretrained(tokenizer), device)
+
+
+def judges_hash(folder: Path | None = None) -> str:
+    """SHA-256 over the judges' weight files, for the report: scores of different judges are not comparable."""
+    folder = folder or asset("world/judges")
+    digest = hashlib.sha256()
+    for name in (*FAMILIES, "clip"):
+        digest.update(file_hash(folder / f"{name}.safetensors").encode())
+    return digest.hexdigest()
 
 
 def check_image(image: np.ndarray, place: int = 0) -> None:

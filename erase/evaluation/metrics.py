@@ -14,12 +14,15 @@ from erase.evaluation.rows import ARMS, Arm, Row, pairs, validate
 from erase.evaluation.statistics import Interval, cluster_bootstrap, mcnemar, paired_difference, proportion
 
 NONE = "none"
-Verdict = Literal["not drawn before", "degenerate", "gone", "weaker", "still there"]
+Verdict = Literal["not drawn before", "degenerate", "suppressed", "weaker", "still there"]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One number of the report with its 95 % interval, over `n` pictures."""
+    """One number of the report with its 95 % interval, over `n` pictures of `clusters` prompts.
+
+    `interval` names how it was made: "wilson" where every prompt was drawn once, else a bootstrap over prompts.
+    """
 
     name: str
     arm: Arm
@@ -28,11 +31,17 @@ class Score:
     high: float
     n: int
     higher_is_better: bool
+    clusters: int
+    interval: str
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """After minus before over twins: 95 % interval, n pairs, and McNemar's p where the score counts hits."""
+    """After minus before over twins: 95 % interval and n pairs.
+
+    `p` is McNemar's where the score counts hits and each prompt was drawn once; pictures of one prompt are not
+    independent, as that test wants them, so with several seeds there is none and the interval speaks.
+    """
 
     name: str
     value: float
@@ -111,7 +120,7 @@ IN_PROMPT = Metric("forget", _other, True)
 def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
     """All scores of a run, before and after, in a fixed order whatever that of the rows.
 
-    `retain_agreement` is the share of retain_in twins that the judge calls the same; before, it is 1 by definition.
+    `retain_agreement`, the share of retain_in twins that the judge calls the same, is of both arms and stands after.
     Raises `InputError` for rows that fail `validate` and for a metric without rows.
     """
     validate(rows)
@@ -120,7 +129,6 @@ def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
         for arm in ARMS:
             found.append(_score(name, arm, _interval(rows, name, metric, arm, judge), metric.higher_is_better))
     agreement = retain_agreement(rows, judge=judge)
-    found.append(Score("retain_agreement", "before", 1.0, 1.0, 1.0, agreement.n, True))
     found.append(_score("retain_agreement", "after", agreement, True))
     return found
 
@@ -149,8 +157,10 @@ def changes(rows: Sequence[Row], *, judge: str = "conv") -> list[Change]:
     for name, metric in METRICS.items():
         twins = _twins(rows, name, metric.role)
         before, after = ([metric.measure(pair[i], judge) for pair in twins] for i in (0, 1))
-        gap = paired_difference(before, after, [b["prompt_id"] for b, _ in twins])
-        p = mcnemar([v > 0 for v in before], [v > 0 for v in after]).p if metric.counts else None
+        clusters = [b["prompt_id"] for b, _ in twins]
+        gap = paired_difference(before, after, clusters)
+        independent = metric.counts and len(set(clusters)) == len(clusters)
+        p = mcnemar([v > 0 for v in before], [v > 0 for v in after]).p if independent else None
         found.append(Change(name, gap.value, gap.low, gap.high, gap.n, p))
     return found
 
@@ -159,21 +169,24 @@ def verdict(found: Sequence[Score]) -> Verdict:
     """The run in two words, for a headline that refuses to praise destroyed pictures.
 
     "not drawn before": under half of the forget pictures showed the concept, so nothing can be said. "degenerate":
-    validity fell below half of what it was. Else by forget_accuracy after: at most a tenth of before is "gone", at
-    most half is "weaker".
+    validity fell below half of what it was. Else by the upper end of forget_accuracy's interval after: at most a tenth
+    of before is "suppressed", at most half is "weaker". Few pictures therefore never prove much.
     """
     values = {(s.name, s.arm): s.value for s in found}
     try:
-        drawn, left = values["forget_accuracy", "before"], values["forget_accuracy", "after"]
+        drawn = values["forget_accuracy", "before"]
+        left = next(s.high for s in found if (s.name, s.arm) == ("forget_accuracy", "after"))
         shape, rest = values["validity", "before"], values["validity", "after"]
     except KeyError as error:
         raise InputError(f"scores: {' '.join(error.args[0])} is missing; evaluate the run again") from None
+    except StopIteration:
+        raise InputError("scores: forget_accuracy after is missing; evaluate the run again") from None
     if drawn < 0.5:
         return "not drawn before"
     if rest < 0.5 * shape:
         return "degenerate"
     if left <= 0.1 * drawn:
-        return "gone"
+        return "suppressed"
     return "weaker" if left <= 0.5 * drawn else "still there"
 
 
@@ -193,4 +206,4 @@ def _twins(rows: Sequence[Row], name: str, role: str) -> list[tuple[Row, Row]]:
 
 
 def _score(name: str, arm: Arm, found: Interval, higher_is_better: bool) -> Score:
-    return Score(name, arm, found.value, found.low, found.high, found.n, higher_is_better)
+    return Score(name, arm, found.value, found.low, found.high, found.n, higher_is_better, found.clusters, found.method)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from erase.concept import Concept, phrase
@@ -64,6 +64,28 @@ def resolve(name: str) -> tuple[Domain, str]:
     close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
     hint = f"did you mean {', '.join(close)}?" if close else f"try {', '.join(OBJECT_NAMES[:5])} or a style, e.g. flat"
     raise InputError(f"concept {name!r} is not in the bundled world; {hint}")
+
+
+def world_concept(name: str, kind: str = "auto", anchor: str = "", keep: Iterable[str] = ()) -> Concept:
+    """A concept of the world from what a user typed, every name canonical.
+
+    Raises `InputError` for a name that the world lacks, a kind that does not fit, an anchor or a kept name that is the
+    concept itself (by a synonym, say) or of the other domain.
+    """
+    domain, target = resolve(name)
+    if kind not in ("auto", domain):
+        raise InputError(f"concept.kind {kind}: {name!r} is of kind {domain} in the world; use auto")
+    if anchor:
+        given = anchor
+        other, anchor = resolve(given)
+        if other != domain:
+            raise InputError(
+                f"concept.anchor {given!r} is of kind {other}, {name!r} of kind {domain}; name another one"
+            )
+        if anchor == target:
+            raise InputError(f"concept.anchor {given!r} is the concept itself; name another {domain}, or none")
+    concept = Concept(target, domain, anchor, tuple(keep))
+    return replace(concept, keep=_keep(concept, domain, target))
 
 
 def neighbours_of(domain: Domain, name: str, count: int = 5) -> tuple[str, ...]:
@@ -134,7 +156,7 @@ def _keep(concept: Concept, domain: Domain, target: str) -> tuple[str, ...]:
     for name in concept.keep:
         found, canonical = resolve(name)
         if found != domain or canonical == target:
-            what = "the concept itself" if canonical == target else f"a {found}"
+            what = "the concept itself" if canonical == target else f"of kind {found}"
             raise InputError(f"concept.keep: {name!r} is {what}; name other {domain}s of the world, or use auto")
         kept[canonical] = None
     return tuple(kept)

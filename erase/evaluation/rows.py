@@ -25,13 +25,17 @@ Arm = Literal["before", "after"]
 ARMS: tuple[Arm, Arm] = ("before", "after")
 KEYS = (
     "run_id", "arm", "method", "target", "domain", "role", "prompt_id", "template_id", "prompt", "expected", "seed",
-    "sampler", "steps", "cfg", "image", "image_sha", "valid", "judges", "clip_score", "colour",
+    "sampler", "steps", "cfg", "model_sha", "unlearn_seed", "attack", "image", "image_sha", "valid", "flags", "judges",
+    "clip_score", "colour",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all rows of one arm share. `target` is the canonical name, `domain` "object" or "style"."""
+    """What all rows of one arm share. `target` is the canonical name, `domain` "object" or "style".
+
+    `model_sha` is the arm's weights, `unlearn_seed` the seed that the run trained with.
+    """
 
     run_id: str
     method: str
@@ -40,6 +44,8 @@ class Setting:
     sampler: str
     steps: int
     cfg: float
+    model_sha: str = ""
+    unlearn_seed: int = 0
 
 
 def image_sha(image: np.ndarray) -> str:
@@ -64,9 +70,13 @@ def make_row(ask: Ask, look: dict[str, Any], arm: Arm, setting: Setting, image: 
         "sampler": setting.sampler,
         "steps": setting.steps,
         "cfg": setting.cfg,
+        "model_sha": setting.model_sha,
+        "unlearn_seed": setting.unlearn_seed,
+        "attack": None,
         "image": image,
         "image_sha": sha,
         "valid": not any(look["flags"].values()),
+        "flags": look["flags"],
         "judges": look["judges"],
         "clip_score": look["clip_score"],
         "colour": look["colour"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from erase.errors import InputError
 from erase.resources import asset
+from erase.runtime import user_path
 
 WORLD = "world"
 # What a Stable Diffusion 1 or 2 folder must name in model_index.json for us to drive it.
@@ -70,7 +72,7 @@ class Model:
 
     def too_long(self, prompt: str) -> int:
         """How many tokens of the prompt are over the limit and will be cut; 0 if it fits."""
-        return max(0, len(self.tokenizer(prompt).input_ids) - self.tokenizer.model_max_length)
+        return max(0, len(self.tokenizer(prompt, verbose=False).input_ids) - self.tokenizer.model_max_length)
 
     def encode(self, prompts: list[str]) -> Tensor:
         """Hidden states that the UNet attends to: (N, L, D)."""
@@ -119,26 +121,48 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     Raises `InputError` for anything that is no such model: no folder, no or a foreign model_index.json, a weight
     file that is truncated or of other shapes, a tensor with NaN or infinity.
     """
-    folder = asset("world/pipeline") if source == WORLD else Path(source).expanduser()
+    folder = asset("world/pipeline") if source == WORLD else user_path(source)
     _check_folder(source, folder)
     from diffusers import StableDiffusionPipeline
 
     try:
         with _quiet_libraries():
             pipe = StableDiffusionPipeline.from_pretrained(
-                folder, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False
+                folder, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False, use_safetensors=True
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
-    model = Model(source, *(getattr(pipe, part) for part in PARTS))
+    model = Model(source, *(getattr(pipe, part) for part in PARTS[:-1]), ddim(pipe.scheduler))
     predicts = model.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")
-    for part in (model.text_encoder, model.unet, model.vae):
+    for name in ("text_encoder", "unet", "vae"):
+        part = getattr(model, name)
         part.to(device).float().eval().requires_grad_(False)
+        _check_complete(source, folder / name, part)
         _check_finite(source, part)
     return model
+
+
+def ddim(scheduler: Any) -> Any:
+    """The deterministic sampler over a model's own noise schedule; pictures, training and export all use this one.
+
+    diffusers' default of clipping x_0 to [-1, 1] is for pixels, so a latent model that does not speak of it means no.
+    """
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler.from_config(scheduler.config, clip_sample=scheduler.config.get("clip_sample", False))
+
+
+def model_hash(model: Model) -> str:
+    """SHA-256 over the weights that pictures depend on: text encoder, UNet, VAE."""
+    digest = hashlib.sha256()
+    for part in (model.text_encoder, model.unet, model.vae):
+        for name, value in part.state_dict().items():
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -191,6 +215,32 @@ def check_safetensors(file: Path) -> None:
             opened.keys()
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is damaged or truncated ({error}); fetch it again") from None
+
+
+# What diffusers and transformers rename while they load: an attention's old names, a text model's prefix.
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def _check_complete(source: str, folder: Path, part: Any) -> None:
+    """Refuse weight files that lack tensors: the libraries fill them with random numbers and only warn."""
+    from safetensors import safe_open
+
+    held: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            held.update(_modern(name) for name in opened.keys())  # noqa: SIM118
+    lacking = [name for name in part.state_dict() if _modern(name) not in held]
+    if lacking:
+        raise InputError(
+            f"model {source!r}: {folder.name} lacks {len(lacking)} of {len(part.state_dict())} tensors, {lacking[0]} "
+            "first; fetch it again"
+        )
+
+
+def _modern(name: str) -> str:
+    for old, new in OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name.removeprefix("text_model.")
 
 
 def _check_finite(source: str, part: Any) -> None:

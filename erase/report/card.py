@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from PIL import Image, UnidentifiedImageError
 
-from erase.report.html import concept_name, headline, lead, limits, nested, table
-from erase.report.schema import Pair, Report, read_report
+from erase.report.html import UNJUDGED, concept_name, headline, lead, limits, nested, table
+from erase.report.schema import Pair, Report, build_report, read_report
 from erase.runtime import replacing, write_text
 
 GRID = "before_after.png"
@@ -18,11 +20,17 @@ TILE, GAP, SHOWN = 160, 8, 6
 
 def write_card(folder: Path, output: Path) -> Path:
     """Write `output`/README.md, and the before/after grid beside it where pictures remain; returns the card's path."""
-    report = read_report(folder / "report.json")
+    report = read_report(folder / "report.json") if (folder / "report.json").exists() else _unreported(folder)
     has_grid = write_grid(folder, report.images, output / GRID)
     path = output / "README.md"
     write_text(path, card(report, grid=has_grid))
     return path
+
+
+def _unreported(folder: Path) -> Report:
+    """What is known of a run that was stopped after training, before its report was written."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return build_report(run_id=folder.name, environment={}, config=config, guards={}, scores=[])
 
 
 def card(report: Report, *, grid: bool) -> str:
@@ -33,25 +41,42 @@ def card(report: Report, *, grid: bool) -> str:
         "pipeline_tag": "text-to-image",
         "tags": ["text-to-image", "concept-erasure", "machine-unlearning", "dualoptim"],
     }
-    # Only a hub id may stand here; a local path would be a dead link, and private.
-    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    # Only a hub id may stand here; a local path would be a dead link, and private. A run's own folders are absolute.
+    if isinstance(model, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model):
         front["base_model"] = model
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
     lines += [f"# {_inline(name)}, erased", "", _inline(headline(report)), ""]
     lines += [_inline(line) for line in lead(report)] + [""]
     if grid:
         lines += [f"![Before (upper row) and after (lower row), same prompts and seeds]({GRID})", ""]
-    lines += ["## Scores", "", "Value and 95 % interval.", ""]
-    lines += ["| Score | Before | After | Change | Pictures |", "|---|---|---|---|---|"]
-    for row in table(report):
-        cells = [f"{c['value']} ({c['range']})" if c["range"] else c["value"] for c in row["cells"]]
-        lines.append("| " + " | ".join(map(_cell, [f"{row['label']}, {row['wish']}", *cells, str(row["n"])])) + " |")
-    recipe = yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True).rstrip()
+    lines += ["## Scores", "", *_scores(report)]
+    recipe = yaml.safe_dump(_without_paths(report.config), sort_keys=False, allow_unicode=True).rstrip()
     fence = "`" * max(3, _longest_ticks(recipe) + 1)
     lines += ["", "## Recipe", "", f"{fence}yaml", recipe, fence, "", "## Limits", ""]
     lines += [f"- {_inline(line)}" for line in limits(report)]
     lines += ["- Erasure lowers the odds of a concept; it is no guarantee of safety.", ""]
     return "\n".join(lines)
+
+
+def _scores(report: Report) -> list[str]:
+    rows = table(report)
+    if not rows:
+        return [_inline(UNJUDGED)]
+    lines = ["Value and 95 % interval.", ""]
+    lines += ["| Score | Before | After | Change | Pictures |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [f"{c['value']} ({c['range']})" if c["range"] else c["value"] for c in row["cells"]]
+        lines.append("| " + " | ".join(map(_cell, [f"{row['label']}, {row['wish']}", *cells, str(row["n"])])) + " |")
+    return lines
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without folders of the machine it ran on."""
+    found = {key: value for key, value in config.items() if key != "output"}
+    model = found.get("model")
+    if isinstance(model, str) and Path(model).is_absolute():
+        found["model"] = Path(model).name
+    return found
 
 
 def write_grid(folder: Path, images: Sequence[Pair], path: Path) -> bool:
@@ -80,7 +105,7 @@ def _tile(path: Path) -> Image.Image | None:
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
     way = Image.Resampling.NEAREST if max(image.size) <= TILE // 2 else Image.Resampling.LANCZOS
     return image.resize((TILE, TILE), way)
@@ -94,7 +119,7 @@ def _inline(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _longest_ticks(text: str) -> int:

@@ -28,6 +28,10 @@ GROUPS = {
     "retain_cross": "The other domain",
 }
 NARROW = "\u00a0"  # keeps a number and its unit on one line
+UNJUDGED = (
+    "Nothing was judged, so nothing is known beyond these pictures. A run on the bundled world can be judged at any "
+    "time: erase eval RUN."
+)
 TILES = ("forget_accuracy", "retain_accuracy", "cross_accuracy", "validity")
 
 
@@ -54,7 +58,8 @@ def render(report: Report, folder: Path) -> str:
         "tiles": _tiles(report),
         "groups": _groups(report.images, folder),
         "table": table(report),
-        "scores_svg": Markup(scores_svg(report.scores)),
+        "unjudged": UNJUDGED,
+        "scores_svg": Markup(scores_svg(report.scores) if report.scores else ""),
         "losses_svg": Markup(losses_svg(read_steps(folder / "events.jsonl"))),
         "guards": flat(report.guards),
         "limits": limits(report),
@@ -95,10 +100,10 @@ def headline(report: Report) -> str:
     """The result in one sentence; destroyed pictures are never called a success."""
     name = concept_name(report)
     if not report.scores:
-        return f"“{name}” was erased; nothing has been scored yet."
+        return f"“{name}” was trained away; nothing has been judged."
     return {
-        "gone": f"“{name}” is gone.",
-        "weaker": f"“{name}” is weaker, but not gone.",
+        "suppressed": f"“{name}” is suppressed on direct prompts.",
+        "weaker": f"“{name}” is weaker on direct prompts, but not gone.",
         "still there": f"“{name}” is still there.",
         "degenerate": f"The pictures are destroyed; this says nothing about “{name}”.",
         "not drawn before": f"The model hardly drew “{name}” before, so there was nothing to erase.",
@@ -235,7 +240,7 @@ def embed(path: Path) -> tuple[str, bool]:
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return "", False
     image.thumbnail((LARGEST, LARGEST))
     tiny, out = max(image.size) <= SMALL, io.BytesIO()

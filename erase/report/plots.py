@@ -128,8 +128,8 @@ def losses_svg(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
             axes.grid(alpha=0.35, linewidth=0.6)
             axes.tick_params(length=0)
             axes.locator_params(axis="y", nbins=4)
-        panels[-1].set_xlabel("optimizer step")
-        return _svg(figure, "Training losses by step")
+        panels[-1].set_xlabel("round")
+        return _svg(figure, "Training losses by round")
 
 
 def _event(line: str) -> dict[str, Any] | None:

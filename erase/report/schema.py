@@ -43,6 +43,8 @@ class ScoreEntry(_Entry):
     high: Finite
     n: Annotated[int, Field(ge=1)]
     higher_is_better: bool
+    clusters: Annotated[int, Field(ge=1)] | None = None
+    interval: str | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> ScoreEntry:
@@ -63,11 +65,14 @@ class ChangeEntry(_Entry):
 
 
 class Picture(_Entry):
-    """One picture of the page: where it lies, what the judge sees, and whether that is what one hopes for."""
+    """One picture of the page: where it lies, what the judge sees, and whether that is what one hopes for.
+
+    `good` is None, and `answer` empty, where nothing was judged.
+    """
 
     path: Inside
-    answer: str
-    good: bool
+    answer: str = ""
+    good: bool | None = None
 
 
 class Pair(_Entry):
@@ -166,8 +171,7 @@ def choose_pairs(rows: Sequence[Row], *, judge: str = "conv", shown: dict[str, i
     found = []
     for role, count in (shown or SHOWN).items():
         twins = pairs(rows, role)
-        step = max(1, len(twins) // count) if count else 1
-        for before, after in twins[::step][:count]:
+        for before, after in (twins[i * len(twins) // count] for i in range(min(count, len(twins)))):
             domain = before["domain"]
             found.append(
                 Pair(

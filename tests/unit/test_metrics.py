@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -71,7 +72,6 @@ def test_scores_by_hand():
         ("clip_score_forget", "after"): 0.245,
         ("clip_score_retain", "before"): 0.6,
         ("clip_score_retain", "after"): 0.245,
-        ("retain_agreement", "before"): 1.0,
         ("retain_agreement", "after"): 0.7,
     }
     kept = found["retain_accuracy", "after"]
@@ -106,8 +106,9 @@ def test_changes_are_paired():
 def test_no_op_changes_nothing():
     rows = [row(arm, role, i, thing) for arm in ("before", "after") for role, thing in ROLES.items() for i in range(10)]
     found = table(rows)
-    for (name, _), score in found.items():
-        assert score.value == found[name, "before"].value
+    for (name, arm), score in found.items():
+        if arm == "after" and name != "retain_agreement":
+            assert score.value == found[name, "before"].value
     assert retain_agreement(rows).value == 1
     assert all(c.value == 0 and c.low <= 0 <= c.high for c in changes(rows))
     assert verdict(list(found.values())) == "still there"
@@ -131,10 +132,28 @@ def test_one_head_is_enough_to_be_a_picture():
     assert not is_valid(row("after", "forget", 0, "fox", "flat", valid=False), "conv")
 
 
-@pytest.mark.parametrize(("hits", "word"), [(0, "gone"), (1, "gone"), (2, "weaker"), (5, "weaker"), (6, "still there")])
-def test_verdict(hits, word):
-    rows = example(after=lambda role, i: row("after", role, i, "cat" if role == "forget" and i < hits else "dog"))
-    assert verdict(scores(rows)) == word
+@pytest.mark.parametrize(
+    ("high", "word"),
+    [(0.02, "suppressed"), (0.1, "suppressed"), (0.11, "weaker"), (0.5, "weaker"), (0.51, "still there")],
+)
+def test_the_verdict_goes_by_the_upper_end_of_the_interval(high, word):
+    found = [
+        replace(s, value=0.0, low=0.0, high=high) if (s.name, s.arm) == ("forget_accuracy", "after") else s
+        for s in scores(example())
+    ]
+    assert verdict(found) == word
+
+
+def test_pictures_of_one_prompt_are_not_independent():
+    """McNemar's p wants independent pairs; with several seeds a prompt there is none."""
+    once, twice = example(), example()
+    for r in twice:  # prompts 0 and 1 become two seeds of one prompt, and so on
+        number = int(r["prompt_id"][-1])
+        r["prompt_id"], r["seed"] = f"{r['role']}-{number // 2}", number % 2
+    assert all(c.p is not None for c in changes(once) if not c.name.startswith("clip"))
+    assert all(c.p is None for c in changes(twice))
+    after = {s.name: s for s in scores(once) if s.arm == "after"}["retain_accuracy"]
+    assert (after.clusters, after.interval) == (after.n, "wilson")
 
 
 def test_verdict_needs_a_concept_that_was_there():

@@ -126,7 +126,7 @@ def test_neighbours():
     [
         (Concept("flat"), "set kind: style"),
         (Concept("cat", keep=("kitten",)), "the concept itself"),
-        (Concept("cat", keep=("flat",)), "a style"),
+        (Concept("cat", keep=("flat",)), "of kind style"),
         (Concept("cat", keep=("unicorn",)), "'unicorn' is not in the bundled world"),
     ],
 )

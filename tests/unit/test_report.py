@@ -75,7 +75,7 @@ def run(tmp_path):
     ]
     (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"event": "st')
     config = {**CONFIG, "concept": {"name": NASTY}, "note": NASTY}
-    table = [*scores(rows(NASTY)), Score("attack.a|b", "after", 0.5, 0.4, 0.6, 10, False)]
+    table = [*scores(rows(NASTY)), Score("attack.a|b", "after", 0.5, 0.4, 0.6, 10, False, 10, "wilson")]
     hostile = report(
         NASTY, scores=table, config=config, environment={NASTY: NASTY}, guards={NASTY: NASTY}, run_id=NASTY
     )
@@ -89,19 +89,19 @@ def test_report_survives_the_file(tmp_path):
     assert read_report(path) == built
     stored = json.loads(path.read_text())
     assert stored["schema"] == 1
-    assert set(stored["scores"][0]) == {"name", "arm", "value", "low", "high", "n", "higher_is_better"}
+    assert set(stored["scores"][0]) == {*("name arm value low high n higher_is_better clusters interval".split())}
     assert {s["name"] for s in stored["scores"]} == {*METRICS, "retain_agreement"}
 
 
-GOOD = Score("validity", "after", 0.5, 0.4, 0.6, 10, True)
+GOOD = Score("validity", "after", 0.5, 0.4, 0.6, 10, True, 10, "wilson")
 
 
 @pytest.mark.parametrize(
     ("scores_", "match"),
     [
-        ([Score("validity", "after", 0.5, 0.6, 0.7, 10, True)], "lies outside"),
-        ([Score("validity", "after", float("nan"), 0.4, 0.6, 10, True)], "finite"),
-        ([Score("validity", "after", 0.5, 0.4, 0.6, 0, True)], "greater than or equal to 1"),
+        ([Score("validity", "after", 0.5, 0.6, 0.7, 10, True, 10, "wilson")], "lies outside"),
+        ([Score("validity", "after", float("nan"), 0.4, 0.6, 10, True, 10, "wilson")], "finite"),
+        ([Score("validity", "after", 0.5, 0.4, 0.6, 0, True, 10, "wilson")], "greater than or equal to 1"),
         ([GOOD, GOOD], "listed twice: validity after"),
     ],
 )
@@ -203,21 +203,22 @@ def test_page_says_what_the_report_says(run):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "valid", "words"),
+    ("before", "after", "high", "valid", "words"),
     [
-        (1.0, 0.02, 1.0, "is gone"),
-        (1.0, 0.02, 0.1, "destroyed"),
-        (1.0, 0.3, 1.0, "not gone"),
-        (1.0, 0.9, 1.0, "still there"),
-        (0.2, 0.0, 1.0, "hardly drew"),
+        (1.0, 0.02, 0.06, 1.0, "suppressed on direct prompts"),
+        (1.0, 0.02, 0.12, 1.0, "weaker on direct prompts, but not gone"),
+        (1.0, 0.02, 0.06, 0.1, "destroyed"),
+        (1.0, 0.3, 0.5, 1.0, "not gone"),
+        (1.0, 0.9, 1.0, 1.0, "still there"),
+        (0.2, 0.0, 0.1, 1.0, "hardly drew"),
     ],
 )
-def test_headline(before, after, valid, words):
+def test_headline(before, after, high, valid, words):
     table = [
-        Score("forget_accuracy", "before", before, 0, 1, 10, False),
-        Score("forget_accuracy", "after", after, 0, 1, 10, False),
-        Score("validity", "before", 1, 0, 1, 10, True),
-        Score("validity", "after", valid, 0, 1, 10, True),
+        Score("forget_accuracy", "before", before, 0, 1, 10, False, 10, "wilson"),
+        Score("forget_accuracy", "after", after, 0, high, 10, False, 10, "wilson"),
+        Score("validity", "before", 1, 0, 1, 10, True, 10, "wilson"),
+        Score("validity", "after", valid, 0, 1, 10, True, 10, "wilson"),
     ]
     assert words in headline(report(scores=table))
 
