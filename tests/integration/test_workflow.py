@@ -216,3 +216,132 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     log.path = full
     with pytest.raises(InputError, match="cannot write /dev/full: No space left"):
         log(Step(step=0, role="forget", loss=0.0, grad_norm=0.0, lr=0.0, seconds=0.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"evaluate.prompts": 1000}, "more than the 480 sentences"),
+        ({"concept.keep": ["kitten"], "concept.name": "cat"}, "'kitten' is the concept itself"),
+        ({"concept.keep": ["flat"]}, "of kind style"),
+        ({"concept.anchor": "kitten", "concept.name": "cat"}, "'kitten' is the concept itself"),
+        ({"concept.kind": "style"}, "of kind object"),
+        ({"method.parameters": "nowhere"}, "matches no parameter"),
+    ],
+)
+def test_what_cannot_be_judged_or_trained_is_refused_before_a_folder_is_made(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    given = {**SHORT, "output": str(tmp_path / "run"), **changes}
+    if any(key.startswith("concept.") for key in changes):
+        given["concept.name"] = changes.get("concept.name", given["concept"])
+        del given["concept"]
+    with pytest.raises(InputError, match=words):
+        workflow.erase(load_config(None, given))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_synonym_is_said_to_be_the_concept(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    model = load_model("world")
+    concept, warnings = workflow.prepare_concept(short(tmp_path / "x", concept="kitten"), model)
+    assert concept.name == "cat"
+    assert any("'kitten' is trained and judged as 'cat'" in w for w in warnings)
+    assert not seen
+
+
+def test_settings_that_the_optimizer_leaves_unused_are_named(tmp_path: Path) -> None:
+    unused = {"train.optimizer": "dual_plus", "train.forget.optimizer": "sgd"}
+    assert "train.forget.optimizer sgd is unused" in workflow.ignored_settings(short(tmp_path, **unused))[0]
+    rates = {"train.optimizer": "joint", "train.retain.lr": 0.5}
+    assert "joint has one optimizer" in workflow.ignored_settings(short(tmp_path, **rates))[0]
+    assert workflow.ignored_settings(short(tmp_path)) == []
+
+
+def test_the_stored_configuration_repeats_the_run(run: Path) -> None:
+    stored = load_config(run / runs.CONFIG)
+    assert stored.output is None
+    assert stored.concept.kind == "object"
+    assert len(stored.concept.keep) == 5
+    report = json.loads((run / runs.REPORT).read_text())
+    assert report["config"]["concept"]["keep"] == stored.concept.keep
+    again, _ = workflow.prepare_concept(stored, load_model("world"))
+    assert list(again.keep) == stored.concept.keep
+
+
+def test_judging_again_needs_the_guards_and_fitting_weights(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / runs.REPORT).unlink()
+    tensors = load_file(copy / runs.MODEL)
+    name = sorted(tensors)[0]
+    cases = (
+        ({k: v for k, v in tensors.items() if k != name}, "1 tensors too many or missing"),
+        ({**tensors, "extra": torch.zeros(1)}, "1 tensors too many or missing: extra"),
+        ({**tensors, name: torch.zeros(3)}, "does not fit this model"),
+        ({**tensors, name: torch.full_like(tensors[name], float("nan"))}, "holds NaN"),
+    )
+    for wrong, words in cases:
+        runs.save_tensors(copy / runs.MODEL, wrong, {})
+        for verb in (workflow.evaluate, lambda folder: workflow.export(folder, "diffusers", tmp_path / "out")):
+            with pytest.raises(InputError, match=words):
+                verb(copy)
+    runs.save_tensors(copy / runs.MODEL, tensors, {})
+    workflow.evaluate(copy)
+    report = json.loads((copy / runs.REPORT).read_text())
+    assert report["guards"]["changed_tensors"] > 0
+    (copy / runs.GUARDS).unlink()
+    with pytest.raises(InputError, match=r"guards\.json is missing or damaged"):
+        workflow.evaluate(copy)
+
+
+def test_cached_pictures_of_the_base_give_the_same_rows_and_damage_is_no_harm(tmp_path: Path) -> None:
+    found = []
+    for number in range(3):
+        seen: list[Event] = []
+        folder = workflow.erase(short(tmp_path / f"{number}"), on_event=seen.append, cache=tmp_path / "cache")
+        rows = read_rows(folder / runs.ROWS)
+        found.append([(r["arm"], r["prompt_id"], r["image_sha"]) for r in rows])
+        sampled = any(getattr(e, "what", "") == "sampling before" for e in seen)
+        assert sampled == (number != 1)
+        (kept,) = (tmp_path / "cache").iterdir()
+        if number == 1:
+            kept.write_bytes(kept.read_bytes()[:100])
+    assert found[0] == found[1] == found[2]
+
+
+def test_an_unjudged_run_has_pictures_a_page_and_a_card(tmp_path: Path) -> None:
+    folder = workflow.erase(short(tmp_path / "run", **{"evaluate.skip": True}))
+    report = json.loads((folder / runs.REPORT).read_text())
+    assert report["scores"] == []
+    assert len(report["images"]) == 8
+    page = (folder / runs.PAGE).read_text()
+    assert "Nothing was judged" in page and page.count("data:image/png") == 16
+    out = workflow.export(folder, "diffusers", tmp_path / "out")
+    assert "Nothing was judged" in (out / "README.md").read_text()
+    assert (out / "before_after.png").stat().st_size > 0
+
+
+def test_one_of_two_runs_gets_the_folder(tmp_path: Path) -> None:
+    runs.claim_folder(tmp_path / "run")
+    with pytest.raises(InputError, match="already holds|being written"):
+        runs.claim_folder(tmp_path / "run")
+
+
+def test_an_event_after_a_torn_line_is_kept(tmp_path: Path) -> None:
+    (tmp_path / runs.EVENTS).write_text('{"event": "started"}\n{"event": "st')
+    log = runs.EventLog(tmp_path, ignore)
+    log(Step(step=0, role="forget", loss=1.0, grad_norm=float("inf"), lr=0.1, seconds=0.1))
+    events = runs.read_events(tmp_path)
+    assert [e["event"] for e in events] == ["started", "step"]
+    assert events[1]["grad_norm"] is None
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04N."])
+def test_a_damaged_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / runs.CHECKPOINT).parent.mkdir()
+    (tmp_path / runs.CHECKPOINT).write_bytes(content)
+    with pytest.raises(InputError, match="is damaged|no checkpoint"):
+        runs.load_checkpoint(tmp_path)
+    torch.save([1, 2], tmp_path / runs.CHECKPOINT)
+    with pytest.raises(InputError, match="is no checkpoint of a run"):
+        runs.load_checkpoint(tmp_path)

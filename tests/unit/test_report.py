@@ -89,7 +89,10 @@ def test_report_survives_the_file(tmp_path):
     assert read_report(path) == built
     stored = json.loads(path.read_text())
     assert stored["schema"] == 1
-    assert set(stored["scores"][0]) == {*("name arm value low high n higher_is_better clusters interval".split())}
+    fields = "name arm value low high n higher_is_better clusters interval"
+    assert set(stored["scores"][0]) == set(fields.split())
+        *(["name", "arm", "value", "low", "high", "n", "higher_is_better", "clusters", "interval"])
+    }
     assert {s["name"] for s in stored["scores"]} == {*METRICS, "retain_agreement"}
 
 

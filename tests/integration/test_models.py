@@ -1,0 +1,115 @@
+"""Loading model folders that are whole, odd or damaged, on a tiny untrained pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, PNDMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from erase.errors import EraseError, InputError
+from erase.export import save_pipeline
+from erase.models import Model, load_model, model_hash
+from erase.sampling import Shot, first_noise, sample
+from tests.integration.conftest import build_tiny
+
+SHOTS = [Shot(f"a {name}", name, 0) for name in ("cat", "dog")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def draw(pipe: StableDiffusionPipeline, model: Model, shot: Shot) -> np.ndarray:
+    pipe.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np", "height": 16, "width": 16}
+    return (pipe(shot.prompt, latents=first_noise(model, [shot]), **options).images[0] * 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("scheduler", [PNDMScheduler, DDPMScheduler])
+def test_an_export_draws_as_the_run_did_whatever_sampler_the_model_came_with(
+    scheduler: type, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    scheduler(beta_schedule="scaled_linear", steps_offset=1).save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", scheduler.__name__]}))
+    model = load_model(str(folder))
+    ours = sample(model, SHOTS, steps=4, guidance=3.0, batch=1)
+    save_pipeline(model, tmp_path / "out", lambda scratch: scratch)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
+    for shot, picture in zip(SHOTS, ours, strict=True):
+        assert np.array_equal(draw(pipe, model, shot), picture)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_model_that_lacks_tensors_is_refused(part: str, folder: Path) -> None:
+    file = next((folder / part).glob("*.safetensors"))
+    tensors = load_file(file)
+    gone = sorted(tensors)[len(tensors) // 2]
+    save_file({k: v for k, v in tensors.items() if k != gone}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"{part} lacks 1 of {len(tensors)} tensors"):
+        load_model(str(folder))
+
+
+def test_a_model_of_other_shapes_is_refused(folder: Path) -> None:
+    file = next((folder / "unet").glob("*.safetensors"))
+    tensors = load_file(file)
+    tensors["conv_in.weight"] = torch.zeros(32, 5, 3, 3)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="cannot be read"):
+        load_model(str(folder))
+
+
+def test_a_pickle_is_not_opened(folder: Path) -> None:
+    file = next((folder / "unet").glob("*.safetensors"))
+    torch.save(load_file(file), folder / "unet" / "diffusion_pytorch_model.bin")
+    file.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        load_model(str(folder))
+
+
+def test_old_names_of_attention_are_known(folder: Path) -> None:
+    file = next((folder / "vae").glob("*.safetensors"))
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, value in load_file(file).items():
+        for new, was in old.items():
+            name = name.replace(f".{new}.", f".{was}.")
+        tensors[name] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert model_hash(load_model(str(folder))) == model_hash(build_tiny())
+
+
+def test_the_hash_sees_every_weight() -> None:
+    model = build_tiny()
+    before = model_hash(model)
+    with torch.no_grad():
+        next(model.vae.parameters()).view(-1)[0] += 1e-6
+    assert model_hash(model) != before
+
+
+def test_a_broken_picture_ends_training_but_not_judging(tiny_model: Model) -> None:
+    with torch.no_grad():
+        next(tiny_model.unet.parameters()).fill_(float("nan"))
+    with pytest.raises(EraseError, match="NaN or infinity in the latents of 'a cat'"):
+        sample(tiny_model, SHOTS, steps=2)
+    assert all(not picture.any() for picture in sample(tiny_model, SHOTS, steps=2, broken="blank"))
+
+
+def test_a_long_prompt_is_counted_in_silence(tiny_model: Model, capfd: pytest.CaptureFixture[str]) -> None:
+    assert tiny_model.too_long("cat " * 100) > 0
+    assert tiny_model.too_long("cat") == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("source", ["~nosuchuser/model", "x" * 300, "a\0b"])
+def test_paths_that_no_file_can_have(source: str) -> None:
+    with pytest.raises(InputError):
+        load_model(source)
