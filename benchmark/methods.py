@@ -1,10 +1,11 @@
 """The table of methods: erase concepts with methods under optimizers, judge, write one JSON line a run.
 
     python benchmark/methods.py --concepts frog pizza "pixel art" --methods esd ga --optimizers dual --prompts 200
+    python benchmark/methods.py --seeds 0 1 2 --cache runs/cache --markdown table.md
     python benchmark/methods.py --table results.jsonl            # only print what is there
 
-Finished cells of the file are skipped, so a stopped table goes on. Every cell is an ordinary run with the shipped
-defaults and the given overrides.
+Finished cells of the file are skipped and failed ones tried again, so a stopped table goes on. Every cell is an
+ordinary run with the shipped defaults and the given overrides; --cache keeps the base model's pictures between cells.
 """
 
 from __future__ import annotations
@@ -13,19 +14,38 @@ import argparse
 import itertools
 import json
 import shutil
+import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, variance
+from typing import Any
 
 from erase.config import load_config, parse_value
-from erase.errors import EraseError
-from erase.workflow import erase
+from erase.errors import EraseError, Interrupted
+from erase.runtime import write_text
 
-NAMES = ("forget_accuracy", "retain_accuracy", "cross_accuracy", "neighbour_accuracy", "validity")
+# None of these is a concept that rates were tuned on.
+OBJECTS = ("frog", "pizza", "rocket", "guitar", "umbrella", "skull")
+STYLES = ("pixel art", "sticker", "glossy")
+METHODS = ("esd", "ablation", "salun", "sfron", "ga")
+NAMES = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
+
+Line = dict[str, Any]
+NOTE = (
+    "Per cent, judge `conv`. `before → after` are means over concepts, each concept's runs averaged first; in brackets "
+    "the lowest and highest concept after; `sd` is the standard deviation of one run over seeds, within its concept."
+)
+NOTE_EACH = (
+    "Per cent, before → after with the 95 % interval over pictures. With several seeds the mean, and the reach of all "
+    "their intervals."
+)
 
 
-def cell(concept: str, method: str, optimizer: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
+def cell(concept: str, method: str, optimizer: str, seed: int, options: argparse.Namespace) -> Line:
     """One run; its scores before and after, and its seconds."""
+    from erase.workflow import erase
+
     folder = options.runs / f"{concept}-{method}-{optimizer}-{seed}".replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
     given = {
@@ -40,18 +60,15 @@ def cell(concept: str, method: str, optimizer: str, seed: int, options: argparse
         "train.checkpoint_every": 0,
     }
     for text in options.set:
-        key, _, value = text.partition("=")
-        given[key] = parse_value(value)
+        name, _, value = text.partition("=")
+        given[name] = parse_value(value)
     started = time.perf_counter()
-    line: dict[str, object] = {
-        "concept": concept,
-        "method": method,
-        "optimizer": optimizer,
-        "seed": seed,
-        "set": options.set,
-    }
+    line: Line = {"concept": concept, "method": method, "optimizer": optimizer, "seed": seed}
+    line |= {"set": options.set, "prompts": options.prompts}
     try:
-        erase(load_config(None, given))
+        erase(load_config(None, given), cache=options.cache)
+    except Interrupted:
+        raise
     except EraseError as error:
         return {**line, "error": str(error)}
     report = json.loads((folder / "report.json").read_text())
@@ -59,44 +76,129 @@ def cell(concept: str, method: str, optimizer: str, seed: int, options: argparse
     return {**line, "seconds": time.perf_counter() - started, "timings": report["timings"], "scores": scores}
 
 
-def table(lines: list[dict]) -> None:
-    """Means over concepts and seeds, a row a method and optimizer (and overrides)."""
-    print(f"{'method':10}{'optimizer':10}{'runs':>5}  " + "".join(f"{n:>28}" for n in NAMES))
-    key = lambda x: (x["method"], x["optimizer"], " ".join(x["set"]))  # noqa: E731
-    for group, rows in itertools.groupby(sorted((x for x in lines if "scores" in x), key=key), key):
-        found = list(rows)
-        cells = ""
-        for name in NAMES:
-            before, after = (mean(r["scores"][f"{name}.{arm}"][0] for r in found) for arm in ("before", "after"))
-            cells += f"{before:16.1%} -> {after:6.1%}  "
-        print(f"{group[0]:10}{group[1]:10}{len(found):5}  {cells}{group[2]}")
+def identity(line: Line) -> tuple[Any, ...]:
+    """What makes two lines the same cell."""
+    cell = (line["concept"], line["method"], line["optimizer"], line["seed"])
+    return *cell, tuple(line["set"]), line.get("prompts", 200)
 
 
-def main() -> None:
+def read(path: Path) -> list[Line]:
+    """The file's cells, the latest line of each; a line cut by a crash is left out."""
+    found: dict[tuple[Any, ...], Line] = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        found[identity(line)] = line
+    return list(found.values())
+
+
+def append(path: Path, line: Line) -> None:
+    """Add a line, on a line of its own also where a crash left the last one unfinished."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write((json.dumps(line) + "\n").encode())
+
+
+def tables(lines: Sequence[Line]) -> str:
+    """Markdown: a row a group of cells (method, optimizer, overrides), then a row a concept of each, then failures."""
+    scored = [x for x in lines if "scores" in x]
+    head = ("method", "optimizer", "overrides", "concepts", "runs", *(n.replace("_", " ") for n in NAMES))
+    rows = [(*_group(key), *_summary(found)) for key, found in _by(scored, _group)]
+    each = [(*_group(found[0]), key[-1], str(len(found)), *_cells(found)) for key, found in _by(scored, _concept)]
+    parts = [NOTE, _markdown(head, rows), NOTE_EACH, _markdown((*head[:3], "concept", "seeds", *head[5:]), each)]
+    failed = [f"* {' '.join(map(str, identity(x)[:4]))}: {x['error']}" for x in lines if "error" in x]
+    if failed:
+        parts += ["Failed, to be tried again:", "\n".join(failed)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _group(line: Line | tuple[Any, ...]) -> tuple[str, ...]:
+    if isinstance(line, tuple):
+        return line
+    overrides = [*line["set"], *([f"prompts={line['prompts']}"] if line.get("prompts", 200) != 200 else [])]
+    return line["method"], line["optimizer"], " ".join(overrides)
+
+
+def _concept(line: Line) -> tuple[str, ...]:
+    return *_group(line), line["concept"]
+
+
+def _by(lines: Iterable[Line], key: Any) -> list[tuple[tuple[str, ...], list[Line]]]:
+    return [(found, list(rows)) for found, rows in itertools.groupby(sorted(lines, key=key), key)]
+
+
+def _summary(lines: Sequence[Line]) -> list[str]:
+    """Number of concepts and runs, then a cell a score."""
+    concepts = [found for _, found in _by(lines, _concept)]
+    cells = [str(len(concepts)), str(len(lines))]
+    for name in NAMES:
+        before = mean(_mean(found, name, "before") for found in concepts)
+        after = [_mean(found, name, "after") for found in concepts]
+        text = f"{before:.1f} → {mean(after):.1f} ({min(after):.1f}..{max(after):.1f})"
+        spreads = [variance(_values(found, name, "after")) for found in concepts if len(found) > 1]
+        cells.append(text + (f", sd {mean(spreads) ** 0.5:.1f}" if spreads else ""))
+    return cells
+
+
+def _cells(lines: Sequence[Line]) -> list[str]:
+    """A cell a score, of one concept's runs."""
+    cells = []
+    for name in NAMES:
+        low = min(100 * x["scores"][f"{name}.after"][1] for x in lines)
+        high = max(100 * x["scores"][f"{name}.after"][2] for x in lines)
+        cells.append(f"{_mean(lines, name, 'before'):.1f} → {_mean(lines, name, 'after'):.1f} [{low:.1f}, {high:.1f}]")
+    return cells
+
+
+def _values(lines: Sequence[Line], name: str, arm: str) -> list[float]:
+    return [100 * x["scores"][f"{name}.{arm}"][0] for x in lines]
+
+
+def _mean(lines: Sequence[Line], name: str, arm: str) -> float:
+    return mean(_values(lines, name, arm))
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concepts", nargs="+", default=["frog", "pizza", "rocket", "guitar", "umbrella", "skull"])
-    parser.add_argument("--methods", nargs="+", default=["esd", "ablation", "salun", "sfron", "ga"])
+    parser.add_argument("--concepts", nargs="+", default=[*OBJECTS, *STYLES])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--optimizers", nargs="+", default=["dual"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--runs", type=Path, default=Path("runs/table"))
     parser.add_argument("--file", type=Path, default=Path("runs/table.jsonl"))
-    parser.add_argument("--table", type=Path, help="print this file's table and stop")
-    options = parser.parse_args()
+    parser.add_argument("--cache", type=Path, help="folder that keeps the base model's pictures")
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    parser.add_argument("--table", type=Path, help="print this file's tables and stop")
+    options = parser.parse_args(arguments)
     path = options.table or options.file
-    lines = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    lines = read(path)
     if not options.table:
-        known = {(x["concept"], x["method"], x["optimizer"], x["seed"], tuple(x["set"])) for x in lines}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        done = {identity(x) for x in lines if "scores" in x}
         for key in itertools.product(options.concepts, options.methods, options.optimizers, options.seeds):
-            if (*key, tuple(options.set)) in known:
+            if (*key, tuple(options.set), options.prompts) in done:
                 continue
-            lines.append(cell(*key, options))
-            with path.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-            table(lines)
-    table(lines)
+            found = cell(*key, options)
+            append(path, found)
+            print(f"{' '.join(map(str, key))}: {found.get('error') or _cells([found])}", file=sys.stderr, flush=True)
+            lines = read(path)
+            if options.markdown:
+                write_text(options.markdown, tables(lines))
+    if options.markdown:
+        write_text(options.markdown, tables(lines))
+    print(tables(lines), end="")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""The table of methods: which cells run again, and what the tables say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import erase
+from erase.errors import EraseError
+from erase.evaluation.prompts import resolve
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def table() -> Any:
+    spec = importlib.util.spec_from_file_location("benchmark_methods", ROOT / "benchmark" / "methods.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def line(table: Any, concept: str, seed: int = 0, after: float = 0.1, **changes: Any) -> dict[str, Any]:
+    pairs = {"before": 0.9, "after": after}
+    scores = {f"{n}.{arm}": [v, v - 0.05, v + 0.05, 200] for n in table.NAMES for arm, v in pairs.items()}
+    cell = {"concept": concept, "method": "esd", "optimizer": "dual", "seed": seed, "set": [], "prompts": 200}
+    return {**cell, "scores": scores, **changes}
+
+
+def test_the_default_concepts_are_objects_and_three_styles(table):
+    kinds = [resolve(name) for name in (*table.OBJECTS, *table.STYLES)]
+    assert [kind for kind, _ in kinds] == ["object"] * 6 + ["style"] * 3
+    assert [name for _, name in kinds] == [*table.OBJECTS, *table.STYLES]
+
+
+def test_mean_reach_and_spread_are_of_concepts_and_seeds(table):
+    lines = [line(table, "frog", 0, 0.10), line(table, "frog", 1, 0.14), line(table, "pizza", 0, 0.30)]
+    text = table.tables([*lines, line(table, "skull", method="ga", set=["train.rounds=5"])])
+    # Frog's two seeds count once in the mean: (12 + 30) / 2; its standard deviation over seeds is 2.8.
+    assert "| esd | dual |  | 2 | 3 | 90.0 → 21.0 (12.0..30.0), sd 2.8 |" in text
+    assert "| ga | dual | train.rounds=5 | 1 | 1 | 90.0 → 10.0 (10.0..10.0) |" in text
+    assert "| esd | dual |  | frog | 2 | 90.0 → 12.0 [5.0, 19.0] |" in text
+    assert "| esd | dual |  | pizza | 1 | 90.0 → 30.0 [25.0, 35.0] |" in text
+    rows = [row for row in text.splitlines() if row.startswith("|")]
+    assert {row.count("|") for row in rows} == {11}
+
+
+def test_failed_cells_run_again_and_finished_ones_do_not(table, monkeypatch, tmp_path, capsys):
+    ran, broken = [], {"pizza"}
+
+    def run(config: Any, cache: Path | None) -> None:
+        ran.append((config.concept.name, cache))
+        if config.concept.name in broken:
+            raise EraseError("forget loss is nan")
+        folder = Path(config.output)
+        folder.mkdir(parents=True)
+        scores = [
+            {"name": name, "arm": arm, "value": 0.5, "low": 0.4, "high": 0.6, "n": 200}
+            for name in table.NAMES
+            for arm in ("before", "after")
+        ]
+        (folder / "report.json").write_text(json.dumps({"scores": scores, "timings": {}}))
+
+    fake = types.SimpleNamespace(erase=run)
+    monkeypatch.setitem(sys.modules, "erase.workflow", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(erase, "workflow", fake, raising=False)
+    file, page = tmp_path / "table.jsonl", tmp_path / "table.md"
+    given = ["--concepts", "frog", "pizza", "--methods", "esd", "--runs", str(tmp_path / "runs")]
+    given += ["--file", str(file), "--cache", str(tmp_path / "cache"), "--markdown", str(page)]
+    table.main(given)
+    assert ran == [("frog", tmp_path / "cache"), ("pizza", tmp_path / "cache")]
+    assert "* pizza esd dual 0: forget loss is nan" in page.read_text()
+    assert capsys.readouterr().out == page.read_text()
+    file.write_bytes(file.read_bytes() + b'{"concept": "ski')  # a crash in the middle of a line
+    broken.clear()
+    table.main(given)
+    assert [name for name, _ in ran] == ["frog", "pizza", "pizza"]
+    assert "Failed" not in page.read_text()
+    table.main(given)
+    table.main([*given, "--prompts", "20"])
+    assert [name for name, _ in ran] == ["frog", "pizza", "pizza", "frog", "pizza"]
+    ran.clear()
+    table.main(["--table", str(file)])
+    assert ran == []
+    assert "prompts=20" in capsys.readouterr().out
