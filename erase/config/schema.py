@@ -176,6 +176,9 @@ class RoleSection(Section):
     clip: Real | None = Field(
         1.0, gt=0, description="Largest gradient norm; longer ones are scaled down to it. null: no limit."
     )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="What the rate does after the warm-up: stay, or fall to zero at the last round."
+    )
     weight_decay: Real = Field(
         0.0, ge=0, lt=1, description="Pull of every step towards zero. Acts once per role and round."
     )
@@ -226,6 +229,16 @@ class TrainSection(Section):
         ge=0,
         description="Rounds between checkpoints; a crash loses the rounds since. 0: only at the end or a stop.",
     )
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainSection:
+        for role in ("forget", "retain"):
+            plan = getattr(self, role)
+            if plan.schedule == "cosine" and plan.warmup >= self.rounds:
+                raise ValueError(
+                    f"{role}.warmup {plan.warmup} leaves nothing of {self.rounds} rounds for the cosine; lower it"
+                )
+        return self
 
 
 class EvaluateSection(Section):

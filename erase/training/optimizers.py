@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from erase.errors import InputError
-from erase.optim import DualOptim, DualOptimPlus, SharedOptim, Turns, warmup
+from erase.optim import DualOptim, DualOptimPlus, SharedOptim, Turns, cosine, warmup
 
 Kind = Literal["dual", "dual_plus", "shared", "joint"]
 
@@ -23,13 +23,17 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True, slots=True)
 class RolePlan:
-    """One role's optimizer: class, rate, linear warm-up in steps, clipping norm (None is off), decay."""
+    """One role's optimizer: class, rate, linear warm-up in steps, clipping norm (None is off), weight decay.
+
+    `schedule` is what the rate does after the warm-up: stay, or fall to zero at the last round by half a cosine.
+    """
 
     optimizer: str = "adamw"
     lr: float = 1e-4
     warmup: int = 0
     clip: float | None = None
     weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
 
 
 def build(
@@ -38,15 +42,16 @@ def build(
     forget: RolePlan,
     retain: RolePlan,
     mask: dict[str, Tensor] | None,
-    mask_roles: tuple[str, ...] = ("forget",),
+    mask_roles: tuple[str, ...],
+    rounds: int,
 ) -> Turns:
-    """The optimizer `kind` over the parameters; the mask binds the steps of `mask_roles`.
+    """The optimizer `kind` over the parameters for a run of `rounds`; the mask binds the steps of `mask_roles`.
 
     `shared` and `joint` have one optimizer, so they take the forget role's plan; the retain plan's rate is unused.
     """
     weights = list(parameters.values())
     clip = {"forget": forget.clip, "retain": retain.clip}
-    schedule = {"forget": warmup(forget.warmup), "retain": warmup(retain.warmup)}
+    schedule = {"forget": _schedule(forget, rounds), "retain": _schedule(retain, rounds)}
     masks = None if mask is None else [mask[name] for name in parameters]
     if kind == "dual":
         return DualOptim(
@@ -69,6 +74,10 @@ def build(
             mask_roles=mask_roles,
         )
     return SharedOptim(weights, _factory(forget), clip=clip, schedule=schedule, mask=masks, mask_roles=mask_roles)
+
+
+def _schedule(plan: RolePlan, rounds: int) -> Callable[[int], float]:
+    return cosine(rounds, warm=plan.warmup) if plan.schedule == "cosine" else warmup(plan.warmup)
 
 
 def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:

@@ -50,6 +50,7 @@ class Session:
         pool: PoolPlan,
         *,
         precision: str,
+        rounds: int,
         batch: int,
         seed: int,
         on_event: OnEvent,
@@ -66,7 +67,9 @@ class Session:
         self.trained = Trained(select(model.unet, method.parameters))
         self.nets = Nets(self._student, self._teacher)
         self.mask = self._mask()
-        self.optimizer: Turns = build(optimizer, self.trained.parameters, *roles, self.mask, self.method.mask_roles)
+        self.optimizer: Turns = build(
+            optimizer, self.trained.parameters, *roles, self.mask, self.method.mask_roles, rounds
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs beside the round: batches and pools depend on (seed, round) alone."""

@@ -29,7 +29,15 @@ def make(model: Model, method: str = "esd", parameters: str = "xattn", **changes
     roles = changes.pop("roles", (RolePlan(lr=1e-3), RolePlan(lr=1e-3)))
     kind = changes.pop("optimizer", "dual")
     pool = changes.pop("pool", POOL)
-    settings = {"precision": "fp32", "batch": 2, "seed": 0, "on_event": ignore, "should_stop": never, **changes}
+    settings = {
+        "precision": "fp32",
+        "rounds": 6,
+        "batch": 2,
+        "seed": 0,
+        "on_event": ignore,
+        "should_stop": never,
+        **changes,
+    }
     return Session(model, CONCEPT, MethodPlan(method, parameters, Options()), kind, roles, pool, **settings)
 
 
@@ -280,6 +288,14 @@ def test_resuming_at_any_of_six_rounds_equals_the_straight_run(optimizer: str, c
     run(second, 6, first=cut)
     expected = weights(straight)
     assert all(torch.equal(v, expected[k]) for k, v in second.model.unet.state_dict().items())
+
+
+def test_a_cosine_ends_at_nothing_and_a_constant_does_not(tiny_model: Model) -> None:
+    roles = (RolePlan(lr=1e-3, schedule="cosine", warmup=2), RolePlan(lr=2e-3))
+    steps = run(make(tiny_model, roles=roles), 6)
+    rates = {role: [s.lr for s in steps if s.role == role] for role in ("forget", "retain")}
+    assert rates["forget"] == pytest.approx([5e-4, 1e-3, 1e-3, 8.5355e-4, 5e-4, 1.4645e-4], rel=1e-3)
+    assert rates["retain"] == [2e-3] * 6
 
 
 def test_a_pattern_that_matches_nothing_is_refused(tiny_model: Model) -> None:

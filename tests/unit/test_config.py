@@ -193,3 +193,10 @@ def test_the_dump_is_plain_yaml():
         "anchor": "",
         "keep": "auto",
     }
+
+
+def test_a_warmup_must_end_before_its_cosine():
+    given = {"train.retain.schedule": "cosine", "train.retain.warmup": 20, "train.rounds": 20}
+    with pytest.raises(InputError, match=r"retain\.warmup 20 leaves nothing of 20 rounds"):
+        load_config(None, given)
+    assert load_config(None, {**given, "train.rounds": 21}).train.retain.schedule == "cosine"
