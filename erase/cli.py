@@ -192,15 +192,16 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _world(options: argparse.Namespace) -> int:
-    from erase.runtime import pick_device
+    from erase.runtime import output_folder, pick_device
     from erase.terminal import columns
     from erase.world import recipe
 
     if options.status:
-        durations = options.build / "durations.json"
-        done = json.loads(durations.read_text()) if durations.is_file() else {}
+        done = _durations(options.build / "durations.json")
         print(columns([(name, f"{done[name]:.0f} s" if name in done else "to do") for name in recipe.STAGES]))
         return 0
+    for folder in (options.output, options.build):
+        output_folder(folder)
     try:
         recipe.rebuild(
             options.output,
@@ -213,6 +214,15 @@ def _world(options: argparse.Namespace) -> int:
         raise Interrupted("interrupted; the same command goes on from the last checkpoint") from None
     print(options.output)
     return 0
+
+
+def _durations(path: Path) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it to see every stage as to do") from None
 
 
 HANDLERS = {

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A run begins or resumes; `total` counts the coming `Step`s (two a round)."""
+    """A run begins or resumes at round `first`; `total` counts the coming `Step`s: two a round, one if joint."""
 
     folder: Path
     total: int
@@ -20,7 +20,11 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One optimizer step of one role. `loss` and `grad_norm` are means over its micro-batches."""
+    """One optimizer step of one role in round `step`.
+
+    `loss` is the mean over its micro-batches (joint: the sum of both roles' means), `grad_norm` the norm before clipping
+    of their mean gradient, without what a mask holds back; `lr` is the rate that the schedule gave.
+    """
 
     step: int
     role: Literal["forget", "retain", "joint"]
@@ -32,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """A grid of sample pictures was written."""
+    """A grid of sample pictures was written, before round `step` or at the end."""
 
     step: int
     images: Path
@@ -96,6 +100,10 @@ def to_json(event: Event) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -8,7 +8,6 @@ import re
 import time
 from datetime import date
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -94,7 +93,10 @@ class EventLog:
         """A crash may have cut the last line; the next event must not be glued to it."""
         try:
             with self.path.open("rb+") as file:
-                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+                if file.seek(0, os.SEEK_END) == 0:
+                    return
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
                     file.write(b"\n")
         except FileNotFoundError:
             return
@@ -115,7 +117,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     """The events so far; a last line cut by a crash is left out."""
     found = []
     path = folder / EVENTS
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             found.append(json.loads(line))
         except ValueError:
@@ -157,7 +159,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to call for
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is damaged ({why}); start the run again") from None
     if not isinstance(state, dict) or not isinstance(state.get("round"), int):

@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,12 +63,21 @@ def user_path(text: str | Path) -> Path:
     shown = str(text) if len(str(text)) <= 80 else f"{str(text)[:77]}..."
     try:
         path = Path(text).expanduser()
-        if "\0" in str(path):
-            raise ValueError("it holds a NUL character")
-        path.exists()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # exists() would say False to a NUL, and on newer Pythons to a name that is too long
     except (OSError, ValueError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"path {shown!r} cannot be used: {why}") from None
+    return path
+
+
+def output_folder(path: Path) -> Path:
+    """The path itself, if a folder is there or can be made there; asked before work whose results go into it."""
+    place = next((p for p in (path, *path.absolute().parents) if p.exists()), path)
+    if not place.is_dir():
+        raise InputError(f"{path} cannot be a folder: {place} is a file; name another one")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: no permission in {place}; name another one")
     return path
 
 

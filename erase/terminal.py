@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ from erase.events import Event, Finished, Preview, Progress, Saved, Scored, Star
 class Listener:
     """Shows events on stderr: a bar with both losses, speed and time left while training, one bar per other task.
 
-    Use it as `on_event`, within a `with` block. `folder` and `complete` tell how the run ended. A terminal that went
+    `quiet` leaves warnings only. Use it as `on_event`, within a `with` block. `folder` and `complete` tell how the run ended. A terminal that went
     away silences it; the run goes on.
     """
 
@@ -24,7 +24,7 @@ class Listener:
         self.folder: Path | None = None
         self.complete = True
         self.scores: list[dict[str, Any]] = []
-        self._quiet = quiet
+        self._quiet, self._gone = quiet, False
         self._training: Any = None
         self._task: Any = None
         self._losses: dict[str, float] = {}
@@ -45,17 +45,16 @@ class Listener:
                 self.folder, self.complete = event.folder, event.complete
             case _:
                 pass
-        if self._quiet and isinstance(event, Warned):
-            print(f"warning: {event.text}", file=sys.stderr, flush=True)
-        self._guarded(lambda: self._show(event))
+        if not self._quiet or isinstance(event, Warned):  # a warning is no progress: --quiet does not silence it
+            self._guarded(lambda: self._show(event))
 
     def _guarded(self, show: Callable[[], None]) -> None:
-        if self._quiet:
+        if self._gone:
             return
         try:
             show()
         except OSError:
-            self._quiet = True
+            self._gone = True
 
     def _show(self, event: Event) -> None:
         match event:
@@ -132,14 +131,16 @@ class Stop:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Stop]:
-    """Ctrl-C or a request to terminate, once: finish the turn, save and stop. Twice: quit at once."""
+    """Ctrl-C or a request to terminate, once: finish the round, save and stop. Twice: quit at once."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
-        print("\nstopping after this turn; once more quits at once without saving", file=sys.stderr, flush=True)
+        text = "\nstopping after the round or batch under way; once more quits at once without saving"
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from erase.errors import InputError
+from erase.models.weights import check_weights
 from erase.resources import asset
 from erase.runtime import user_path
 
@@ -122,11 +123,12 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     file that is truncated or of other shapes, a tensor with NaN or infinity.
     """
     folder = asset("world/pipeline") if source == WORLD else user_path(source)
-    _check_folder(source, folder)
+    index = _check_folder(source, folder)
     from diffusers import StableDiffusionPipeline
 
     try:
         with _quiet_libraries():
+            check_weights(folder, index)
             pipe = StableDiffusionPipeline.from_pretrained(
                 folder, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False, use_safetensors=True
             )
@@ -140,7 +142,6 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     for name in ("text_encoder", "unet", "vae"):
         part = getattr(model, name)
         part.to(device).float().eval().requires_grad_(False)
-        _check_complete(source, folder / name, part)
         _check_finite(source, part)
     return model
 
@@ -186,7 +187,8 @@ def _quiet_libraries() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _check_folder(source: str, folder: Path) -> None:
+def _check_folder(source: str, folder: Path) -> dict[str, Any]:
+    """model_index.json of a folder that has all parts."""
     index = folder / "model_index.json"
     if not folder.exists():
         raise InputError(f"model {source!r}: no such folder; give 'world' or a folder in diffusers' layout")
@@ -202,45 +204,7 @@ def _check_folder(source: str, folder: Path) -> None:
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise InputError(f"model {source!r}: missing folders {', '.join(missing)} in {folder}")
-    for file in folder.glob("*/*.safetensors"):
-        check_safetensors(file)
-
-
-def check_safetensors(file: Path) -> None:
-    """Raise `InputError` if the file's header and length do not agree (an interrupted download, say)."""
-    from safetensors import safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            opened.keys()
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is damaged or truncated ({error}); fetch it again") from None
-
-
-# What diffusers and transformers rename while they load: an attention's old names, a text model's prefix.
-OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-
-
-def _check_complete(source: str, folder: Path, part: Any) -> None:
-    """Refuse weight files that lack tensors: the libraries fill them with random numbers and only warn."""
-    from safetensors import safe_open
-
-    held: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as opened:
-            held.update(_modern(name) for name in opened.keys())  # noqa: SIM118
-    lacking = [name for name in part.state_dict() if _modern(name) not in held]
-    if lacking:
-        raise InputError(
-            f"model {source!r}: {folder.name} lacks {len(lacking)} of {len(part.state_dict())} tensors, {lacking[0]} "
-            "first; fetch it again"
-        )
-
-
-def _modern(name: str) -> str:
-    for old, new in OLD_NAMES.items():
-        name = name.replace(old, new)
-    return name.removeprefix("text_model.")
+    return parts
 
 
 def _check_finite(source: str, part: Any) -> None:

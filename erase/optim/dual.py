@@ -12,7 +12,7 @@ from erase.errors import InputError
 from erase.optim.adamw import AdamW, from_torch
 from erase.optim.mask import Masks
 from erase.optim.moments import _tensors
-from erase.optim.turn import Factory, Params, Role, Schedule, Turn
+from erase.optim.turn import Factory, Params, Role, Schedule, Turn, load_or_restore
 
 
 class _Rated:
@@ -34,11 +34,26 @@ class _Rated:
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rates": list(self.rates), "optimizer": self.optimizer.state_dict()}
+        kind = type(self.optimizer).__name__
+        return {"class": kind, "rates": list(self.rates), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
+        kind = type(self.optimizer).__name__
+        if saved["class"] != kind:
+            raise InputError(f"saved optimizer state is of a {saved['class']}, this is a {kind}; use the same")
+        self._check_shapes(saved["optimizer"].get("state", {}))
         self.optimizer.load_state_dict(saved["optimizer"])
         self.rates = list(saved["rates"])
+
+    def _check_shapes(self, states: dict[int, Any]) -> None:
+        # torch takes a moment of any shape and fails, or broadcasts, in the next step.
+        params = [param for group in self.optimizer.param_groups for param in group["params"]]
+        for index, state in states.items():
+            for name in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
+                value = state.get(name)
+                if value is not None and value.shape != params[index].shape:
+                    shapes = f"{tuple(value.shape)}, its parameter {tuple(params[index].shape)}"
+                    raise InputError(f"a saved {name} has shape {shapes}; select the same parameters")
 
 
 class DualOptim:
@@ -141,14 +156,17 @@ class DualOptim:
             InputError: it is of another kind of optimizer, other modes, parameters or mask; nothing is loaded then.
         """
         check_kind(state_dict, "dual")
-        if state_dict["decoupled"] != self._decoupled:
+        if state_dict.get("decoupled") != self._decoupled:
             raise InputError(
-                f"saved state decouples {state_dict['decoupled']}, this one {self._decoupled}; use the same"
+                f"saved state decouples {state_dict.get('decoupled')}, this one {self._decoupled}; use the same"
             )
-        self._turn.check_state(state_dict["turn"])
+        self._turn.check_state(state_dict.get("turn"))
+        load_or_restore(self, state_dict)
+
+    def _load(self, saved: dict[str, Any]) -> None:
         for role, rated in self._roles.items():
-            rated.load_state_dict(state_dict[role])
-        self._turn.load_state_dict(state_dict["turn"])
+            rated.load_state_dict(saved[role])
+        self._turn.load_state_dict(saved["turn"])
 
     def state_tensors(self) -> list[Tensor]:
         """Every state tensor; a shared one appears twice."""
@@ -221,9 +239,12 @@ class SharedOptim:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state; InputError if it is of another optimizer, and nothing is loaded then."""
         check_kind(state_dict, "shared")
-        self._turn.check_state(state_dict["turn"])
-        self._rated.load_state_dict(state_dict["shared"])
-        self._turn.load_state_dict(state_dict["turn"])
+        self._turn.check_state(state_dict.get("turn"))
+        load_or_restore(self, state_dict)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        self._rated.load_state_dict(saved["shared"])
+        self._turn.load_state_dict(saved["turn"])
 
     def state_tensors(self) -> list[Tensor]:
         """Every state tensor."""

@@ -15,7 +15,7 @@ from erase.optim.adamw import BATCH, check_dtypes, check_hyperparameters, gradie
 from erase.optim.dual import check_kind
 from erase.optim.mask import Masks
 from erase.optim.moments import Moment, States, batches
-from erase.optim.turn import Params, Role, Schedule, Turn
+from erase.optim.turn import Params, Role, Schedule, Turn, load_or_restore
 
 
 class DualOptimPlus:
@@ -161,15 +161,20 @@ class DualOptimPlus:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state; InputError if it is of another optimizer."""
+        """Go on from a saved state; InputError if it is of another optimizer, and nothing is loaded then."""
         check_kind(state_dict, "dual_plus")
-        self._turn.check_state(state_dict["turn"])
+        self._turn.check_state(state_dict.get("turn"))
+        load_or_restore(self, state_dict)
+
+    def _load(self, saved: dict[str, Any]) -> None:
         for name, pair in self._pairs().items():
-            for moment, saved in zip(pair, state_dict["moments"][name], strict=True):
-                moment.load_state_dict(saved)
-        self._options = {role: dict(group) for role, group in state_dict["options"].items()}
-        self._base_betas = tuple(state_dict["base_betas"])
-        self._turn.load_state_dict(state_dict["turn"])
+            for moment, values in zip(pair, saved["moments"][name], strict=True):
+                moment.load_state_dict(values)
+        options = {role: dict(saved["options"][role]) for role in self._options}
+        for group in options.values():
+            check_hyperparameters(group)
+        self._options, self._base_betas = options, tuple(saved["base_betas"])
+        self._turn.load_state_dict(saved["turn"])
 
     def state_tensors(self) -> list[Tensor]:
         """Every state tensor."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +40,13 @@ class Mask:
         if free == 0:
             raise InputError(f"the mask is empty: 0 of {total} masked weights may move; lower its threshold")
         self.kept = total - free
+
+    def digest(self) -> str:
+        """SHA-256 over the mask's bits, in parameter order: what a resumed run compares."""
+        found = hashlib.sha256()
+        for _, mask in self._pairs:
+            found.update(f"{tuple(mask.shape)}".encode() + np.packbits(mask.cpu().numpy()).tobytes())
+        return found.hexdigest()
 
     def apply_to_gradients(self) -> None:
         """Zero the gradient of kept weights. A product, so that a NaN below the mask stays visible to the check."""

@@ -132,8 +132,10 @@ class Turn:
         """Counters and what must agree when they are loaded."""
         return {"steps": dict(self.steps), **self._modes()}
 
-    def check_state(self, saved: dict[str, Any]) -> None:
+    def check_state(self, saved: Any) -> None:
         """Refuse a state of other parameters, roles or another mask, before anything is loaded."""
+        if not isinstance(saved, dict):
+            raise InputError("saved optimizer state has no step counts; it is damaged or of another version")
         for key, value in self._modes().items():
             if saved.get(key) != value:
                 raise InputError(f"saved optimizer state has another {key}; build the optimizer as it was when saved")
@@ -144,9 +146,29 @@ class Turn:
         self.steps = dict(saved["steps"])
 
     def _modes(self) -> dict[str, Any]:
-        kept = None if self.mask is None else self.mask.kept
+        mask = None if self.mask is None else self.mask.digest()
         shapes = {name: list(param.shape) for name, param in self.params.items()}
-        return {"roles": list(self.roles), "parameters": shapes, "mask": [kept, list(self.mask_roles)]}
+        return {"roles": list(self.roles), "parameters": shapes, "mask": [mask, list(self.mask_roles)]}
+
+
+class Restorable(Protocol):
+    """What `load_or_restore` needs: a state that shares no storage with what loading replaces."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def _load(self, saved: dict[str, Any]) -> None: ...
+
+
+def load_or_restore(optimizer: Restorable, saved: dict[str, Any]) -> None:
+    """Load a state; if any part of it does not fit, put the former one back and raise `InputError`."""
+    before = optimizer.state_dict()
+    try:
+        optimizer._load(saved)
+    except InputError:
+        optimizer._load(before)
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        optimizer._load(before)
+        raise InputError(f"saved optimizer state is damaged or of another version ({error!r})") from None
 
 
 def _named(params: Params) -> dict[str, nn.Parameter]:

@@ -48,30 +48,87 @@ def test_an_export_draws_as_the_run_did_whatever_sampler_the_model_came_with(
         assert np.array_equal(draw(pipe, model, shot), picture)
 
 
+def put(folder: Path, part: str, **tensors: torch.Tensor | None) -> Path:
+    """Change a part's weight file: set these tensors, drop those that are None (`__` stands for a dot)."""
+    (file,) = (folder / part).glob("*.safetensors")
+    held = load_file(file) | {name.replace("__", "."): value for name, value in tensors.items()}
+    save_file({k: v for k, v in held.items() if v is not None}, file, metadata={"format": "pt"})
+    return file
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_model_that_lacks_tensors_is_refused(part: str, folder: Path) -> None:
+    names = sorted(load_file(next((folder / part).glob("*.safetensors"))))
+    gone = names[len(names) // 2]
+    file = put(folder, part, **{gone: None})
+    with pytest.raises(InputError, match=rf"^{file} lacks 1 of {len(names)} tensors, first .*{gone}; fetch"):
+        load_model(str(folder))
+
+
+def test_a_variant_does_not_stand_in_for_the_file_that_is_read(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = file.read_bytes()
+    put(folder, "unet", **{"conv_in.weight": None})
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(whole)
+    with pytest.raises(InputError, match="lacks 1 of"):
+        load_model(str(folder))
+
+
+def test_shards_are_read_as_one(folder: Path) -> None:
+    unet = build_tiny().unet
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    unet.save_pretrained(folder / "unet", max_shard_size="200KB")
+    shards = sorted((folder / "unet").glob("*.safetensors"))
+    assert len(shards) > 1
+    assert model_hash(load_model(str(folder))) == model_hash(build_tiny())
+    tensors = load_file(shards[0])
+    gone = sorted(tensors)[0]
+    save_file({k: v for k, v in tensors.items() if k != gone}, shards[0], metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"unet \({len(shards)} files\) lacks 1 of .* first {gone};"):
+        load_model(str(folder))
+    shards[0].unlink()
+    with pytest.raises(InputError, match="1 of .* files are missing"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_model_of_other_shapes_is_refused(part: str, folder: Path) -> None:
+    (name, value) = next((k, v) for k, v in sorted(load_file(next((folder / part).glob("*.safetensors"))).items()))
+    file = put(folder, part, **{name: torch.zeros(7, *value.shape)})
+    with pytest.raises(InputError, match=rf"^{file} has 1 tensors of other shapes: {name} is \(7, ") as error:
+        load_model(str(folder))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_tensors_that_would_be_passed_over_are_refused(part: str, folder: Path) -> None:
+    put(folder, part, encoder__layers__7__weight=torch.zeros(2))
+    with pytest.raises(InputError, match="holds 1 tensors that config.json does not build, first encoder.layers.7"):
+        load_model(str(folder))
+
+
+def test_what_a_text_encoder_has_over_does_no_harm(folder: Path) -> None:
+    over = {"text_model__embeddings__position_ids": torch.arange(32)[None], "logit_scale": torch.zeros(1)}
+    put(folder, "text_encoder", **over)
+    assert model_hash(load_model(str(folder))) == model_hash(build_tiny())
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("unet", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")]
+)
+def test_a_pickle_is_not_opened(part: str, name: str, folder: Path) -> None:
     file = next((folder / part).glob("*.safetensors"))
-    tensors = load_file(file)
-    gone = sorted(tensors)[len(tensors) // 2]
-    save_file({k: v for k, v in tensors.items() if k != gone}, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=rf"{part} lacks 1 of {len(tensors)} tensors"):
-        load_model(str(folder))
-
-
-def test_a_model_of_other_shapes_is_refused(folder: Path) -> None:
-    file = next((folder / "unet").glob("*.safetensors"))
-    tensors = load_file(file)
-    tensors["conv_in.weight"] = torch.zeros(32, 5, 3, 3)
-    save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match="cannot be read"):
-        load_model(str(folder))
-
-
-def test_a_pickle_is_not_opened(folder: Path) -> None:
-    file = next((folder / "unet").glob("*.safetensors"))
-    torch.save(load_file(file), folder / "unet" / "diffusion_pytorch_model.bin")
+    torch.save(load_file(file), folder / part / name)
     file.unlink()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=f"it holds {name}; only safetensors of that name are read"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("kind", [["evil", "Code"], ["diffusers", "AutoencoderTiny"], None])
+def test_parts_of_other_classes_are_refused(kind: object, folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "vae": kind}))
+    with pytest.raises(InputError, match="only AutoencoderKL can be used so far"):
         load_model(str(folder))
 
 

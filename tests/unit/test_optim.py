@@ -274,6 +274,55 @@ def test_a_state_of_another_optimizer_is_refused():
         DualOptimPlus(weights(), lr=0.1).load_state_dict(eight)
 
 
+def test_another_mask_of_the_same_size_is_refused():
+    saved = DualOptim(weights(), forget=adamw, retain=adamw, mask=masks()).state_dict()
+    rolled = [None if m is None else m.flatten().roll(1).view_as(m) for m in masks()]
+    with pytest.raises(InputError, match="another mask"):
+        DualOptim(weights(), forget=adamw, retain=adamw, mask=rolled).load_state_dict(saved)
+    DualOptim(weights(), forget=adamw, retain=adamw, mask=masks()).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("kind", list(BUILDERS))
+def test_a_state_that_does_not_fit_changes_nothing(kind):
+    shapes = ((70, 70), (7,))
+
+    def trained(seed):
+        params = weights(seed, shapes)
+        optimizer = BUILDERS[kind](params)
+        play(optimizer, params, TURNS[:3], shapes)
+        return optimizer, params
+
+    def spoil(value, done):
+        """The state with its last tensor of full shape cut down: everything before it fits."""
+        if isinstance(value, torch.Tensor):
+            if value.shape == shapes[-1] and not done:
+                done.append(True)
+                return value[:-1]
+            return value
+        if isinstance(value, dict):
+            return {k: spoil(v, done) for k, v in reversed(value.items())}
+        return [spoil(v, done) for v in reversed(value)][::-1] if isinstance(value, list) else value
+
+    straight, expected = trained(0)
+    play(straight, expected, TURNS[3:], shapes)
+    done = []
+    wrong = spoil(trained(1)[0].state_dict(), done)
+    assert done
+    optimizer, params = trained(0)
+    with pytest.raises(InputError):
+        optimizer.load_state_dict(wrong)
+    play(optimizer, params, TURNS[3:], shapes)
+    assert same(expected, params)
+
+
+def test_a_state_of_another_class_is_refused():
+    saved = DualOptim(weights(), forget=adamw, retain=adamw).state_dict()
+    optimizer = DualOptim(weights(), forget=adamw, retain=sgd)
+    with pytest.raises(InputError, match="of a AdamW, this is a SGD"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.lr("forget") == 0.01
+
+
 def test_roles_are_named_never_counted():
     optimizer = DualOptim(weights(), forget=adamw, retain=sgd)
     with pytest.raises(InputError, match="'joint' is unknown"):
