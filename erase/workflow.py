@@ -14,11 +14,11 @@ from torch import Tensor
 
 from erase import runs
 from erase.concept import FRAMES, Concept, phrase
-from erase.config import Config, load_config, to_yaml
+from erase.config import Config, load_config, to_yaml, unused_settings
 from erase.errors import EraseError, InputError, Interrupted
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import changes, scores
-from erase.evaluation.prompts import world_asks, world_concept
+from erase.evaluation.prompts import resolve, world_asks, world_concept
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, Preview, Saved, Scored, ShouldStop, Started, Warned, ignore, never
 from erase.export import FORMATS, save_pipeline
@@ -27,7 +27,16 @@ from erase.models import PRESETS, WORLD, Model, load_model, model_hash, put_tens
 from erase.report.card import write_card
 from erase.report.html import write_html
 from erase.report.schema import build_report, choose_pairs, write_report
-from erase.runtime import environment, file_hash, pick_device, replacing, user_path, write_json, write_text
+from erase.runtime import (
+    environment,
+    file_hash,
+    output_folder,
+    pick_device,
+    replacing,
+    user_path,
+    write_json,
+    write_text,
+)
 from erase.sampling import Shot, sample
 from erase.scoring import JudgePlan, draw_pairs, judge_run
 from erase.training import PoolPlan, RolePlan, Session, TrainPlan, neighbours, train
@@ -50,27 +59,34 @@ def erase(
     other runs judged alike. Raises `InputError` for what cannot be used, `Interrupted` after a stop (the folder can be
     resumed), `EraseError` for a run that failed or changed nothing.
     """
+    warnings: list[str] = []
     if resume is not None:
-        config = load_config(runs.require_run(user_path(resume)) / runs.CONFIG, {})
-    device = pick_device(config.device)
-    if resume is not None and (resume / runs.DONE).exists():
-        on_event(Warned(text=f"{resume} is finished already; nothing to do"))
-        return resume
+        resume = runs.require_run(user_path(resume))
+        if (resume / runs.DONE).exists():
+            on_event(Warned(text=f"{resume} is finished already; nothing to do"))
+            return resume
+        config = load_config(resume / runs.CONFIG, {})
+        device, warnings = _stored_device(config)
+    else:
+        device = pick_device(config.device)
+    if cache is not None:
+        output_folder(user_path(cache))
     accelerator_for(config.train.precision, device)
     model = load_model(config.model, device)
-    concept, warnings = prepare_concept(config, model)
-    warnings += ignored_settings(config)
+    concept, said = prepare_concept(config, model)
+    warnings += said + unused_settings(config)
     select(model.unet, config.method.parameters)
     if model.world and not config.evaluate.skip:
         world_asks(concept, config.evaluate.prompts, config.evaluate.seeds)
+    output, config = config.output, _resolved(config, concept, device)
     if resume is not None:
         folder = resume
-    elif config.output:
-        folder = runs.claim_folder(user_path(config.output))
+    elif output:
+        folder = runs.claim_folder(user_path(output))
     else:
         folder = runs.new_folder(RUNS, concept.name, config.method.name)
     if resume is None:
-        write_text(folder / runs.CONFIG, to_yaml(_resolved(config, concept)))
+        write_text(folder / runs.CONFIG, to_yaml(config))
     log = runs.EventLog(folder, on_event)
     for text in warnings:
         log(Warned(text=text))
@@ -86,12 +102,21 @@ def erase(
     return folder
 
 
-def _resolved(config: Config, concept: Concept) -> Config:
-    """What config.yaml keeps: the run can be repeated from it, anywhere and under a new name."""
+def _resolved(config: Config, concept: Concept, device: torch.device) -> Config:
+    """What config.yaml and the report keep: nothing is left to look up, and a run from it makes a folder of its own."""
     model = config.model if config.model == WORLD else str(user_path(config.model).resolve())
     named = {"name": concept.name, "kind": concept.kind, "keep": list(concept.keep), "anchor": concept.anchor}
     section = config.concept.model_copy(update=named)
-    return config.model_copy(update={"model": model, "concept": section, "output": None})
+    return config.model_copy(update={"model": model, "concept": section, "device": str(device), "output": None})
+
+
+def _stored_device(config: Config) -> tuple[torch.device, list[str]]:
+    """The device that a run began on, or what there is instead, with a warning."""
+    try:
+        return pick_device(config.device), []
+    except InputError:
+        device = pick_device()
+        return device, [f"the run began on {config.device}, which is not here; on {device} its numbers round otherwise"]
 
 
 def prepare_concept(config: Config, model: Model) -> tuple[Concept, list[str]]:
@@ -101,8 +126,9 @@ def prepare_concept(config: Config, model: Model) -> tuple[Concept, list[str]]:
     warnings = []
     if model.world:
         concept = world_concept(given.name, given.kind, given.anchor, named)
-        if concept.name != " ".join(given.name.casefold().split()):
-            warnings.append(f"{given.name!r} is trained and judged as {concept.name!r}, its name in the world")
+        for word in filter(None, (given.name, given.anchor, *named)):
+            if resolve(word)[1] != " ".join(word.casefold().split()):
+                warnings.append(f"{word!r} is trained and judged as {resolve(word)[1]!r}, its name in the world")
     else:
         concept = Concept(given.name, "object" if given.kind == "auto" else given.kind, given.anchor, named)
     if not concept.keep:
@@ -112,24 +138,6 @@ def prepare_concept(config: Config, model: Model) -> tuple[Concept, list[str]]:
         if over:
             warnings.append(f"prompt {words!r} is {over} tokens over the model's limit; the end is cut off")
     return concept, warnings
-
-
-def ignored_settings(config: Config) -> list[str]:
-    """What the chosen optimizer leaves unused although it was set to something of its own."""
-    train, found = config.train, []
-    if train.optimizer == "dual_plus":
-        for role in ("forget", "retain"):
-            rule = getattr(train, role).optimizer
-            if rule != "adamw":
-                found.append(f"train.{role}.optimizer {rule} is unused: dual_plus has a rule of its own")
-    if train.optimizer in ("shared", "joint") and (
-        (train.retain.lr, train.retain.optimizer, train.retain.weight_decay)
-        != (train.forget.lr, train.forget.optimizer, train.forget.weight_decay)
-    ):
-        found.append(
-            f"train.retain's rate, rule and decay are unused: {train.optimizer} has one optimizer, train.forget's"
-        )
-    return found
 
 
 def _session(config: Config, model: Model, concept: Concept, on_event: OnEvent, should_stop: ShouldStop) -> Session:
@@ -188,7 +196,7 @@ def _train(
         raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: erase run --resume {folder}")
     after = sample(model, probe, steps=config.evaluate.steps, guidance=config.evaluate.guidance)[0]
     guards = _guards(session, before, after)
-    metadata = {"format": "pt", "base": config.model, "concept": concept.name, "method": config.method.name}
+    metadata = {"format": "pt", "base": Path(config.model).name, "concept": concept.name, "method": config.method.name}
     write_json(folder / runs.GUARDS, guards)
     runs.save_tensors(folder / runs.MODEL, session.trained.tensors(), metadata)
     for parameter in session.trained.parameters.values():
@@ -262,7 +270,7 @@ def _report(
     report = build_report(
         run_id=folder.name,
         environment={**environment(model.device), **facts},
-        config=_resolved(config, concept).model_dump(),
+        config=config.model_dump(),
         guards=runs.read_guards(folder),
         scores=found,
         changes=moved,
@@ -315,11 +323,14 @@ def load_run(folder: Path, device: torch.device) -> tuple[Config, Model, dict[Ar
 def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop = never) -> list[dict[str, Any]]:
     """Judge a trained run again (or for the first time) and rewrite its report; return the scores."""
     runs.read_guards(runs.require_run(folder, finished=True))
-    config, model, arms = load_run(folder, pick_device(load_config(folder / runs.CONFIG, {}).device))
+    device, warnings = _stored_device(load_config(folder / runs.CONFIG, {}))
+    config, model, arms = load_run(folder, device)
     if not model.world:
         raise InputError(f"{folder} is a run on {config.model!r}; only runs on the bundled world can be judged so far")
     concept, _ = prepare_concept(config, model)
     log = runs.EventLog(folder, on_event)
+    for text in warnings:
+        log(Warned(text=text))
     return _report(config, model, arms, concept, folder, log, should_stop, judged=True)
 
 
@@ -335,6 +346,7 @@ def generate(
     should_stop: ShouldStop = never,
 ) -> list[Path]:
     """Sample each prompt at each seed from a model or a run; return the PNG files in `output`."""
+    output_folder(output)
     place = pick_device(device)
     run = user_path(source)
     model = load_run(run, place)[1] if (run / runs.CONFIG).is_file() else load_model(source, place)

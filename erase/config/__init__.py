@@ -2,5 +2,6 @@
 
 from erase.config.load import load_config, parse_value, to_yaml
 from erase.config.schema import METHOD_DEFAULTS, WORLD_DEFAULTS, Config
+from erase.config.unused import unused_settings
 
-__all__ = ["METHOD_DEFAULTS", "WORLD_DEFAULTS", "Config", "load_config", "parse_value", "to_yaml"]
+__all__ = ["METHOD_DEFAULTS", "WORLD_DEFAULTS", "Config", "load_config", "parse_value", "to_yaml", "unused_settings"]

@@ -286,10 +286,10 @@ def test_another_mask_of_the_same_size_is_refused():
 def test_a_state_that_does_not_fit_changes_nothing(kind):
     shapes = ((70, 70), (7,))
 
-    def trained(seed):
-        params = weights(seed, shapes)
+    def trained(turns):
+        params = weights(0, shapes)
         optimizer = BUILDERS[kind](params)
-        play(optimizer, params, TURNS[:3], shapes)
+        play(optimizer, params, TURNS[:turns], shapes)
         return optimizer, params
 
     def spoil(value, done):
@@ -303,12 +303,12 @@ def test_a_state_that_does_not_fit_changes_nothing(kind):
             return {k: spoil(v, done) for k, v in reversed(value.items())}
         return [spoil(v, done) for v in reversed(value)][::-1] if isinstance(value, list) else value
 
-    straight, expected = trained(0)
+    straight, expected = trained(3)
     play(straight, expected, TURNS[3:], shapes)
     done = []
-    wrong = spoil(trained(1)[0].state_dict(), done)
+    wrong = spoil(trained(5)[0].state_dict(), done)
     assert done
-    optimizer, params = trained(0)
+    optimizer, params = trained(3)
     with pytest.raises(InputError):
         optimizer.load_state_dict(wrong)
     play(optimizer, params, TURNS[3:], shapes)
