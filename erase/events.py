@@ -22,8 +22,8 @@ class Started:
 class Step:
     """One optimizer step of one role in round `step`.
 
-    `loss` is the mean over its micro-batches (joint: the sum of both roles' means), `grad_norm` the norm before clipping
-    of their mean gradient, without what a mask holds back; `lr` is the rate that the schedule gave.
+    `loss` is the mean over its micro-batches (joint: the sum of both roles' means), `grad_norm` the norm of their mean
+    gradient before clipping, without what a mask holds back, `lr` the rate that the schedule gave.
     """
 
     step: int

@@ -16,8 +16,8 @@ from erase.events import Event, Finished, Preview, Progress, Saved, Scored, Star
 class Listener:
     """Shows events on stderr: a bar with both losses, speed and time left while training, one bar per other task.
 
-    `quiet` leaves warnings only. Use it as `on_event`, within a `with` block. `folder` and `complete` tell how the run ended. A terminal that went
-    away silences it; the run goes on.
+    `quiet` leaves warnings only. Use it as `on_event`, within a `with` block. `folder` and `complete` tell how the run
+    ended. A terminal that went away silences it; the run goes on.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
