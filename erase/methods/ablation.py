@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from erase.methods.parts import Method, denoise, match_anchor
+from erase.methods.parts import Method, match_anchor, match_teacher
 
-# Noised pictures of the anchor are predicted under the concept's prompt as under the anchor's own; the retain term is
-# the denoising loss on kept concepts, where the paper has it on the anchor's pictures.
+# Noised pictures of the anchor are predicted under the concept's prompt as under the anchor's own. The paper has no
+# retain term of other concepts (a denoising loss on the anchor's pictures is optional), so it gets teacher-match.
 ABLATION = Method(
     name="ablation",
     summary="make the concept's prompt mean its anchor, on the anchor's pictures",
     forget=match_anchor,
-    retain=denoise,
+    retain=match_teacher,
     forget_source="pictures",
-    retain_source="pictures",
+    retain_source="trajectories",
     relabel=True,
     shown="anchor",
 )
