@@ -86,6 +86,9 @@ def sample(
 ) -> list[np.ndarray]:
     """Pictures of the shots, uint8 (H, W, 3), in order. Raises `Interrupted` when asked to stop between batches.
 
+    `guidance` 1 is the prompt's own prediction, 0 the empty prompt's, and what lies between mixes the two; diffusers'
+    pipelines guide above 1 only, and draw all these as 1.
+
     Latents with NaN or infinity are an `EraseError`, or with `broken="blank"` a black picture, which no judge takes
     for one: a run whose model broke is to be judged so, not to end without a report.
     """

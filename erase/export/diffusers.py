@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -28,6 +29,7 @@ def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], None]) 
         raise InputError(f"cannot write {output}: {error.strerror or error}") from None
     try:
         model.pipeline().save_pretrained(scratch, safe_serialization=True)
+        _drop_paths(scratch)
         add_card(scratch)
         scratch.chmod(0o755)
         if output.exists():
@@ -38,3 +40,12 @@ def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], None]) 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return output
+
+
+def _drop_paths(folder: Path) -> None:
+    """Take out where the base model lay on this machine, which the libraries write into every configuration."""
+    for file in sorted(folder.rglob("*.json")):
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(held, dict) and held.keys() & {"_name_or_path", "name_or_path"}:
+            kept = {key: value for key, value in held.items() if key not in ("_name_or_path", "name_or_path")}
+            file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

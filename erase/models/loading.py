@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,11 @@ class Model:
 
     def too_long(self, prompt: str) -> int:
         """How many tokens of the prompt are over the limit and will be cut; 0 if it fits."""
-        return max(0, len(self.tokenizer(prompt, verbose=False).input_ids) - self.tokenizer.model_max_length)
+        return max(0, len(self._tokens(prompt)) - self.tokenizer.model_max_length)
+
+    def _tokens(self, text: str) -> list[int]:
+        # Not verbose: the library would warn in words of its own that a text is too long.
+        return self.tokenizer(text, verbose=False).input_ids
 
     def encode(self, prompts: list[str]) -> Tensor:
         """Hidden states that the UNet attends to: (N, L, D)."""
@@ -94,7 +99,7 @@ class Model:
         ids = self.ids(texts)
         with torch.no_grad():
             states = self.text_encoder(ids)[0]
-        lengths = torch.tensor([len(self.tokenizer(t).input_ids) for t in texts], device=ids.device)
+        lengths = torch.tensor([len(self._tokens(t)) for t in texts], device=ids.device)
         place = torch.arange(ids.shape[1], device=ids.device)
         words = (place >= 1) & (place < (lengths - 1).clamp(max=ids.shape[1])[:, None])
         mean = (states * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp(min=1)
@@ -153,6 +158,8 @@ def ddim(scheduler: Any) -> Any:
     """
     from diffusers import DDIMScheduler
 
+    if DDIMScheduler not in scheduler.compatibles:  # flow matching, say, whose config names no prediction_type
+        raise InputError(f"scheduler {type(scheduler).__name__} has no noise schedule that DDIM can follow")
     return DDIMScheduler.from_config(scheduler.config, clip_sample=scheduler.config.get("clip_sample", False))
 
 
@@ -179,7 +186,10 @@ def _quiet_libraries() -> Iterator[None]:
         library.set_verbosity_error()
         library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # The pipeline sets clip_sample and steps_offset right by itself, and prints the configuration about it.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         for library, level, bars in kept:
             library.set_verbosity(level)
