@@ -53,11 +53,11 @@ def build_parser(
     group = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     commands: dict[str, argparse.ArgumentParser] = {}
 
-    def command(name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    def command(name: str, summary: str, examples: str, more: str = "") -> argparse.ArgumentParser:
         made = group.add_parser(
             name,
             help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
+            description=f"{summary[0].upper()}{summary[1:]}.{more}",
             epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.splitlines()),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -90,6 +90,9 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
         "check",
         "validate a configuration and print it in full",
         "erase check configs/demo.yaml\nerase check configs/salun.yaml --set train.rounds=20 > mine.yaml",
+        " No model is loaded, so these are not checked: the model's\nfiles, whether the pattern of method.parameters "
+        "matches any of its weights, how many tokens\nits prompts may have, the device, and the output folder. "
+        "`erase run` checks them before it\nmakes a folder.",
     )
     for made in (run, check):
         made.add_argument("config", nargs="?", type=user_path, help="a YAML file; flags and --set override it")

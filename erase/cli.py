@@ -127,9 +127,12 @@ def _interrupted(error: BaseException, folder: Path | None) -> Interrupted:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from erase.config import load_config, to_yaml
+    from erase.config import load_config, to_yaml, unused_settings
+    from erase.runtime import user_path
 
     config = load_config(options.config, overrides(options))
+    for path in filter(None, (config.model, config.output)):
+        user_path(path)
     if config.model == "world":
         from erase.evaluation.prompts import world_asks, world_concept
 
@@ -138,6 +141,8 @@ def _check(options: argparse.Namespace) -> int:
         concept = world_concept(given.name, given.kind, given.anchor, named)
         if not config.evaluate.skip:
             world_asks(concept, config.evaluate.prompts, config.evaluate.seeds)
+    for text in unused_settings(config):
+        print(f"warning: {text}", file=sys.stderr)
     print(to_yaml(config), end="")
     return 0
 

@@ -9,7 +9,6 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +44,8 @@ def stable_seed(*parts: object) -> int:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and platform, for report.json."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for name in PACKAGES:
         try:

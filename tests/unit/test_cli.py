@@ -228,6 +228,9 @@ def test_world_hands_stages_over_and_shows_their_state(monkeypatch, capsys, tmp_
     assert main(["world", "--status", "--build", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "vae   61 s\nunet  to do\n"
     assert calls == []
+    (tmp_path / "durations.json").write_text('["vae"]')
+    assert main(["world", "--status", "--build", str(tmp_path)]) == 2
+    assert "durations.json is damaged" in error_of(capsys)
     assert main(["world", "--output", "w", "--build", "b", "--stage", "vae", "--device", "cpu"]) == 0
     assert calls == [((Path("w"),), {"build": Path("b"), "stages": ["vae"], "device": "<cpu>", "deadline": math.inf})]
 
@@ -273,9 +276,77 @@ def test_importing_the_command_line_loads_nothing_heavy_and_is_quick():
     assert time.perf_counter() - start < 1.5
 
 
-def test_checking_a_configuration_loads_no_torch():
-    code = "import sys; from erase.cli import main; main(['check']); print('torch' in sys.modules, file=sys.stderr)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "False\n"
+@pytest.mark.parametrize("line", ["check", "check --concept catt", "--help", "run --help"])
+def test_checks_and_help_load_no_torch_and_are_quick(line):
+    code = (
+        "import contextlib, sys\nfrom erase.cli import main\n"
+        f"with contextlib.suppress(SystemExit): main({line.split()})\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    print(f"erase {line}: {time.perf_counter() - start:.2f} s")
+    assert done.stderr.splitlines()[-1] == "False"
+    assert time.perf_counter() - start < 2  # 0.1 s for help and 0.4 s for a check where nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--concept", "unicorn"], "'unicorn' is not in the bundled world"),
+        (["--concept", "cat", "--kind", "style"], "is of kind object"),
+        (["--concept", "cat", "--anchor", "kitten"], "'kitten' is the concept itself"),
+        (["--concept", "cat", "--anchor", "flat"], "is of kind style"),
+        (["--concept", "cat", "--keep", "kitten"], "'kitten' is the concept itself"),
+        (["--concept", "cat", "--keep", "dog,flat"], "'flat' is of kind style"),
+        (["--set", "evaluate.prompts=1000"], "more than the 480 sentences"),
+        (["--set", "evaluate.prompts=1"], "must be at least 2"),
+        (["--set", "method.parameters=("], "valid regular expression"),
+        (["--output", "a" * 300], "cannot be used: File name too long"),
+        (["--model", "~nosuchuser/x", "--concept", "cat"], "cannot be used: "),
+    ],
+)
+def test_check_finds_what_needs_no_model(flags, said, capsys):
+    assert main(["check", *flags]) == 2
+    assert said in error_of(capsys)
+
+
+def test_check_takes_any_concept_of_another_model_and_warns_of_what_is_unused(capsys):
+    assert main(["check", "--model", "some/model", "--concept", "unicorn", "--optimizer", "joint"]) == 0
+    err = capsys.readouterr().err
+    assert err == "warning: train.retain.warmup 20 is unused: joint has one optimizer, forget's\n"
+
+
+def test_the_help_of_check_says_what_is_not_checked(capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "--help"])
+    assert "whether the pattern of method.parameters matches any" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "a" * 300, "nul\0x", "file/x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run PATH",
+        "run --resume PATH",
+        "check PATH",
+        "eval PATH",
+        "export PATH --output out",
+        "export run --output PATH",
+        "generate world --output PATH --prompt x",
+        "world --output PATH --stage none",
+        "world --build PATH --stage none",
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line_and_code_2(line, path, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main([path if word == "PATH" else word for word in line.split()]) == 2
+    said = error_of(capsys)
+    assert len(said) < 200
+    if path == "file/x" and "--output PATH --" in line:
+        assert said == f"file/x cannot be a folder: {tmp_path}/file is a file; name another one"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_module_is_the_command():
@@ -312,10 +383,22 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(monkeypatch):
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stderr", Gone())
-    with Listener() as listener:
+    for quiet in (False, True):
+        with Listener(quiet=quiet) as listener:
+            listener(Started(folder=Path("runs/x"), total=2))
+            listener(Warned(text="prompt too long"))
+            listener(Finished(folder=Path("runs/x"), complete=False))
+        assert listener.folder == Path("runs/x") and not listener.complete
+
+
+def test_quiet_leaves_warnings(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+    with Listener(quiet=True) as listener:
         listener(Started(folder=Path("runs/x"), total=2))
-        listener(Finished(folder=Path("runs/x"), complete=False))
-    assert listener.folder == Path("runs/x") and not listener.complete
+        listener(Progress(what="pool", done=1, total=2))
+        listener(Warned(text="prompt too long"))
+        listener(Saved(path=Path("report.html")))
+    assert screen.getvalue() == "warning: prompt too long\n"
 
 
 def test_a_score_without_an_interval_is_not_shown():
