@@ -48,7 +48,7 @@ class Judges:
         """What every judge sees in each picture.
 
         `images` are uint8 of shape (H, W, 3); `prompts`, if given, one a picture. Each answer holds `flags` (reasons
-        why there is no picture), `judges` (for each family: object, object_prob, style, style_prob, energy, abstain),
+        why there is no picture), `judges` (for each family: object, object_prob, style, style_prob, abstain),
         `clip_score` (cosine of picture and prompt, or None) and `colour` (palette name nearest to the border). Raises
         `InputError` for any other type, shape or number of pictures.
         """
@@ -136,9 +136,8 @@ def _tensor(image: np.ndarray) -> Tensor:
 
 
 def _classify(model: Classifier, pixels: Tensor) -> list[dict[str, Any]]:
-    """Answers of one classifier; energy is -logsumexp of the object logits (Liu et al. 2020), low = familiar."""
+    """Answers of one classifier."""
     objects, styles = model(pixels)
-    energy = -objects.logsumexp(-1)
     of_object, of_style = objects.softmax(-1).max(-1), styles.softmax(-1).max(-1)
     names, kinds = (*OBJECT_NAMES, NONE), (*STYLE_NAMES, NONE)
     found = []
@@ -150,7 +149,6 @@ def _classify(model: Classifier, pixels: Tensor) -> list[dict[str, Any]]:
                 "object_prob": float(of_object.values[i]),
                 "style": style,
                 "style_prob": float(of_style.values[i]),
-                "energy": float(energy[i]),
                 "abstain": thing == NONE and style == NONE,
             }
         )

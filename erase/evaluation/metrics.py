@@ -21,7 +21,8 @@ Verdict = Literal["not drawn before", "degenerate", "suppressed", "weaker", "sti
 class Score:
     """One number of the report with its 95 % interval, over `n` pictures of `clusters` prompts.
 
-    `interval` names how it was made: "wilson" where every prompt was drawn once, else a bootstrap over prompts.
+    `interval` names how it was made: "wilson" where every prompt was drawn once, else a bootstrap over prompts;
+    `deff` is the design effect, by which pictures of one prompt resemble each other.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Score:
     higher_is_better: bool
     clusters: int
     interval: str
+    deff: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,4 +208,5 @@ def _twins(rows: Sequence[Row], name: str, role: str) -> list[tuple[Row, Row]]:
 
 
 def _score(name: str, arm: Arm, found: Interval, higher_is_better: bool) -> Score:
-    return Score(name, arm, found.value, found.low, found.high, found.n, higher_is_better, found.clusters, found.method)
+    how = found.clusters, found.method, found.deff
+    return Score(name, arm, found.value, found.low, found.high, found.n, higher_is_better, *how)

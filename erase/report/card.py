@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from erase.report.html import UNJUDGED, concept_name, headline, lead, limits, nested, table
+from erase.errors import InputError
+from erase.report.html import UNJUDGED, concept_name, headline, lead, limits, nested, read_picture, table
 from erase.report.schema import Pair, Report, build_report, read_report
 from erase.runtime import replacing, write_text
 
@@ -29,7 +30,12 @@ def write_card(folder: Path, output: Path) -> Path:
 
 def _unreported(folder: Path) -> Report:
     """What is known of a run that was stopped after training, before its report was written."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = getattr(error, "strerror", None) or "it is no YAML"
+        raise InputError(f"cannot read {path}: {why}; without it the model has no card") from None
     return build_report(run_id=folder.name, environment={}, config=config, guards={}, scores=[])
 
 
@@ -41,8 +47,8 @@ def card(report: Report, *, grid: bool) -> str:
         "pipeline_tag": "text-to-image",
         "tags": ["text-to-image", "concept-erasure", "machine-unlearning", "dualoptim"],
     }
-    # Only a hub id may stand here; a local path would be a dead link, and private. A run's own folders are absolute.
-    if isinstance(model, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model):
+    # Only a hub id may stand here; a local path would be a dead link, and private.
+    if isinstance(model, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model) and not Path(model).exists():
         front["base_model"] = model
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
     lines += [f"# {_inline(name)}, erased", "", _inline(headline(report)), ""]
@@ -66,17 +72,22 @@ def _scores(report: Report) -> list[str]:
     lines += ["| Score | Before | After | Change | Pictures |", "|---|---|---|---|---|"]
     for row in rows:
         cells = [f"{c['value']} ({c['range']})" if c["range"] else c["value"] for c in row["cells"]]
-        lines.append("| " + " | ".join(map(_cell, [f"{row['label']}, {row['wish']}", *cells, str(row["n"])])) + " |")
+        lines.append("| " + " | ".join(map(_inline, [f"{row['label']}, {row['wish']}", *cells, str(row["n"])])) + " |")
     return lines
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without folders of the machine it ran on."""
-    found = {key: value for key, value in config.items() if key != "output"}
-    model = found.get("model")
-    if isinstance(model, str) and Path(model).is_absolute():
-        found["model"] = Path(model).name
-    return found
+    """The configuration without folders of the machine it ran on: of a path, the last name is kept."""
+    return {key: _last_name(value) for key, value in config.items() if key != "output"}
+
+
+def _last_name(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _last_name(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_last_name(inner) for inner in value]
+    local = isinstance(value, str) and (value.startswith(("/", "~", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", value))
+    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if local else value
 
 
 def write_grid(folder: Path, images: Sequence[Pair], path: Path) -> bool:
@@ -102,10 +113,8 @@ def write_grid(folder: Path, images: Sequence[Pair], path: Path) -> bool:
 
 
 def _tile(path: Path) -> Image.Image | None:
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    image = read_picture(path)
+    if image is None:
         return None
     way = Image.Resampling.NEAREST if max(image.size) <= TILE // 2 else Image.Resampling.LANCZOS
     return image.resize((TILE, TILE), way)
@@ -116,10 +125,6 @@ def _inline(text: str) -> str:
     for sign in "\\`*_[]<>#|":
         text = text.replace(sign, "\\" + sign)
     return " ".join(text.split())
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _longest_ticks(text: str) -> int:

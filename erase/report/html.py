@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment
 from markupsafe import Markup
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from erase.evaluation.metrics import verdict
 from erase.report.page import CSS, TEMPLATE
@@ -100,7 +100,7 @@ def headline(report: Report) -> str:
     """The result in one sentence; destroyed pictures are never called a success."""
     name = concept_name(report)
     if not report.scores:
-        return f"“{name}” was trained away; nothing has been judged."
+        return f"The training against “{name}” is done; nothing has been judged."
     return {
         "suppressed": f"“{name}” is suppressed on direct prompts.",
         "weaker": f"“{name}” is weaker on direct prompts, but not gone.",
@@ -148,11 +148,15 @@ def table(report: Report) -> list[dict[str, Any]]:
 
 
 def limits(report: Report) -> list[str]:
-    """What the numbers do not say."""
+    """What the numbers, or the pictures alone, do not say."""
     lines = [
-        "The scores come from direct prompts. Unless attack scores are listed, nothing here says whether the concept "
-        "comes back under paraphrase, optimised prompts or fine-tuning."
+        "A few pictures that someone looked at are no measurement: neither of what is gone nor of what else broke."
     ]
+    if report.scores:
+        lines = [
+            "The scores come from direct prompts. Unless attack scores are listed, nothing here says whether the "
+            "concept comes back under paraphrase, optimised prompts or fine-tuning."
+        ]
     if nested(report.config, "model") == "world":
         lines.append(
             "The bundled world is small and closed, and its judges know exactly what it can draw. Orderings and "
@@ -235,12 +239,19 @@ def _groups(images: Sequence[Pair], folder: Path) -> list[dict[str, Any]]:
     return groups
 
 
-def embed(path: Path) -> tuple[str, bool]:
-    """A picture as a data URI and whether it is tiny; ("", False) if it is missing or no picture."""
+def read_picture(path: Path) -> Image.Image | None:
+    """A picture in RGB, or None where there is none: no file, damaged, or as large as only an attack is."""
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # a broken PNG is a SyntaxError
+        return None
+
+
+def embed(path: Path) -> tuple[str, bool]:
+    """A picture as a data URI and whether it is tiny; ("", False) if it is missing or no picture."""
+    image = read_picture(path)
+    if image is None:
         return "", False
     image.thumbnail((LARGEST, LARGEST))
     tiny, out = max(image.size) <= SMALL, io.BytesIO()

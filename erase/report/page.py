@@ -87,9 +87,9 @@ same prompts and seeds pair by pair.</p>
 {% for cell in row.cells %}<td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small></td>
 {% endfor %}<td class="n" data-label="pictures">{{ row.n }}</td></tr>{% endfor %}</tbody></table></section>
 {% else %}<section><h2>Scores</h2><p>{{ unjudged }}</p></section>{% endif %}
-<section><h2>Figures</h2><div class="charts">
+{% if table or losses_svg %}<section><h2>Figures</h2><div class="charts">
 {% if table %}<div>{{ scores_svg }}</div>{% endif %}
-{% if losses_svg %}<div>{{ losses_svg }}</div>{% endif %}</div></section>
+{% if losses_svg %}<div>{{ losses_svg }}</div>{% endif %}</div></section>{% endif %}
 {% if guards %}<section><h2>Did the run do anything?</h2><table class="facts"><tbody>{% for key, value in guards %}
 <tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></section>{% endif %}
 <section><h2>Limits</h2>{% for line in limits %}<p class="soft">{{ line }}</p>{% endfor %}</section>

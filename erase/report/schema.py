@@ -45,6 +45,7 @@ class ScoreEntry(_Entry):
     higher_is_better: bool
     clusters: Annotated[int, Field(ge=1)] | None = None
     interval: str | None = None
+    deff: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> ScoreEntry:
@@ -171,7 +172,8 @@ def choose_pairs(rows: Sequence[Row], *, judge: str = "conv", shown: dict[str, i
     found = []
     for role, count in (shown or SHOWN).items():
         twins = pairs(rows, role)
-        for before, after in (twins[i * len(twins) // count] for i in range(min(count, len(twins)))):
+        fit = min(count, len(twins))
+        for before, after in (twins[i * len(twins) // fit] for i in range(fit)):
             domain = before["domain"]
             found.append(
                 Pair(

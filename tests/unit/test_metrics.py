@@ -153,7 +153,10 @@ def test_pictures_of_one_prompt_are_not_independent():
     assert all(c.p is not None for c in changes(once) if not c.name.startswith("clip"))
     assert all(c.p is None for c in changes(twice))
     after = {s.name: s for s in scores(once) if s.arm == "after"}["retain_accuracy"]
-    assert (after.clusters, after.interval) == (after.n, "wilson")
+    assert (after.clusters, after.interval, after.deff) == (after.n, "wilson", 1.0)
+    after = {s.name: s for s in scores(twice) if s.arm == "after"}["retain_accuracy"]
+    assert (after.clusters, after.n, after.interval) == (5, 10, "bootstrap-t")
+    assert after.deff > 1.5
 
 
 def test_verdict_needs_a_concept_that_was_there():
@@ -324,7 +327,7 @@ def test_look(judges):
     assert (conv["object"], conv["style"], conv["abstain"]) == (OBJECT_NAMES[3], "glossy", False)
     assert (patch["object"], patch["style"], patch["abstain"]) == ("none", "none", True)
     assert conv["object_prob"] == pytest.approx(1 / (1 + len(OBJECT_NAMES) * np.exp(-9)), abs=5e-3)
-    assert conv["energy"] == pytest.approx(-9, abs=0.1)
+    assert set(conv) == {"object", "object_prob", "style", "style_prob", "abstain"}
     assert [f["flags"]["blank"] for f in found] == [False] * 4 + [True]
     assert found[4]["colour"] == "blue"
     assert all(-1 <= f["clip_score"] <= 1 for f in found)
@@ -332,7 +335,8 @@ def test_look(judges):
     alone = judges.look(images[2:3], prompts[2:3]) + judges.look(images, prompts, batch=2)
     for one, other in zip(alone, [found[2], *found], strict=True):
         assert one["clip_score"] == pytest.approx(other["clip_score"], abs=1e-5)
-        assert one["judges"]["conv"]["energy"] == pytest.approx(other["judges"]["conv"]["energy"], abs=1e-5)
+        probabilities = [seen["judges"]["conv"]["object_prob"] for seen in (one, other)]
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
     assert len({round(f["clip_score"], 6) for f in found}) == 5
     assert judges.look([np.zeros((96, 80, 3), np.uint8)])[0]["clip_score"] is None
     with pytest.raises(InputError, match="5 images but 4 prompts"):

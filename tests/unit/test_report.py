@@ -18,7 +18,7 @@ from erase.evaluation.rows import Setting, make_row
 from erase.report.card import write_card
 from erase.report.html import embed, headline, write_html
 from erase.report.plots import losses_svg, read_steps, smooth
-from erase.report.schema import build_report, choose_pairs, read_report, write_report
+from erase.report.schema import Pair, Picture, build_report, choose_pairs, read_report, write_report
 
 NASTY = "<script>alert('x')</script> & \"cat\" | ```y`"
 CONFIG = {
@@ -29,10 +29,10 @@ CONFIG = {
 }
 
 
-def rows(prompt="a cat"):
+def rows(prompt="a cat", count=12):
     setting, found = Setting("run-1", "esd", "cat", "object", "ddim", 25, 3.0), []
     for role, thing in {"forget": "cat", "retain_in": "dog", "neighbour": "lion", "retain_cross": "car"}.items():
-        for i in range(12):
+        for i in range(count):
             for arm in ("before", "after"):
                 seen = "fox" if role == "forget" and arm == "after" and i else thing
                 look = {
@@ -75,7 +75,7 @@ def run(tmp_path):
     ]
     (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events) + '{"event": "st')
     config = {**CONFIG, "concept": {"name": NASTY}, "note": NASTY}
-    table = [*scores(rows(NASTY)), Score("attack.a|b", "after", 0.5, 0.4, 0.6, 10, False, 10, "wilson")]
+    table = [*scores(rows(NASTY)), Score("attack.<b>a|b", "after", 0.5, 0.4, 0.6, 10, False, 10, "wilson")]
     hostile = report(
         NASTY, scores=table, config=config, environment={NASTY: NASTY}, guards={NASTY: NASTY}, run_id=NASTY
     )
@@ -89,8 +89,9 @@ def test_report_survives_the_file(tmp_path):
     assert read_report(path) == built
     stored = json.loads(path.read_text())
     assert stored["schema"] == 1
-    fields = "name arm value low high n higher_is_better clusters interval"
-    assert set(stored["scores"][0]) == set(fields.split())
+    keys = ["name", "arm", "value", "low", "high", "n", "higher_is_better", "clusters", "interval", "deff"]
+    assert list(stored["scores"][0]) == keys
+    assert (stored["scores"][0]["clusters"], stored["scores"][0]["interval"]) == (12, "wilson")
     assert {s["name"] for s in stored["scores"]} == {*METRICS, "retain_agreement"}
 
 
@@ -155,6 +156,12 @@ def test_pairs_are_spread_and_marked():
     for row in dead:
         row["judges"]["conv"] = {"object": "none", "style": "none"}
     assert {(p.after.answer, p.after.good) for p in choose_pairs(dead)} == {("no picture", False)}
+
+
+@pytest.mark.parametrize(("count", "places"), [(15, [0, 3, 7, 11]), (5, [0, 1, 2, 3]), (3, [0, 1, 2])])
+def test_pairs_reach_the_end_of_the_prompts(count, places):
+    shown = choose_pairs(rows(count=count), shown={"forget": 4})
+    assert [int(p.prompt.removeprefix("a cat ")) for p in shown] == places
 
 
 class Links(HTMLParser):
@@ -224,6 +231,47 @@ def test_headline(before, after, high, valid, words):
     assert words in headline(report(scores=table))
 
 
+def plain_pairs():
+    """Pairs that nobody judged, as of a model that has no judges."""
+    return [
+        Pair(
+            role=role,
+            prompt=f"a {thing}",
+            seed=0,
+            expected=thing,
+            before=Picture(path=f"images/before/{role}-00.png"),
+            after=Picture(path=f"images/after/{role}-00.png"),
+        )
+        for role, thing in (("forget", "cat"), ("neighbour", "dog"))
+    ]
+
+
+def test_a_run_that_nobody_judged_has_a_page_and_a_card(run, tmp_path):
+    write_report(run / "report.json", report(scores=[], changes=[], images=plain_pairs()))
+    page = write_html(run).read_text()
+    assert "Nothing was judged" in page and "erase eval" in page and "nothing has been judged" in page
+    assert page.count("data:image/png") == 4
+    assert "✓" not in page and "✕" not in page and "direct prompts" not in page
+    assert "forget loss" in page
+    (run / "events.jsonl").unlink()
+    assert "<h2>Figures</h2>" not in write_html(run).read_text()
+    text = write_card(run, tmp_path / "card").read_text()
+    assert "Nothing was judged" in text and "| Score |" not in text and "before_after.png" in text
+
+
+def test_a_run_without_a_report_has_a_card(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(InputError, match="cannot read .*config.yaml: No such file"):
+        write_card(run, tmp_path / "card")
+    (run / "config.yaml").write_text("{")
+    with pytest.raises(InputError, match="cannot read .*config.yaml: it is no YAML"):
+        write_card(run, tmp_path / "card")
+    (run / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    text = write_card(run, tmp_path / "card").read_text()
+    assert "# cat, erased" in text and "Nothing was judged" in text and "name: esd" in text
+
+
 def test_damage_is_named_only_beyond_chance(tmp_path):
     for high, said in ((-0.01, "Damage beyond chance: other concepts drawn −20 points"), (0.01, "measurably damaged")):
         change = Change("retain_accuracy", -0.2, -0.4, high, 12, 0.5)
@@ -259,6 +307,28 @@ def test_large_pictures_are_embedded_smaller(tmp_path):
     assert data.startswith("data:image/jpeg;base64,") and not tiny
 
 
+def test_pictures_that_are_bombs_or_broken_are_not_shown(run, tmp_path, monkeypatch):
+    good = (run / "images/before/forget-00.png").read_bytes()
+    place = good.index(b"IDAT")
+    (tmp_path / "chunk.png").write_bytes(good[:place] + b"\xb1\x90%\x19" + good[place + 4 :])
+    (tmp_path / "short.png").write_bytes(good[:20])
+    (tmp_path / "large.png").write_bytes(good)
+    for name in ("chunk", "short"):
+        assert embed(tmp_path / f"{name}.png") == ("", False), name
+    assert embed(tmp_path / "large.png")[0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a picture of twice that is an error
+    assert embed(tmp_path / "large.png") == ("", False)
+    write_report(run / "report.json", report())
+    assert write_html(run).read_text().count("picture not kept") == 32
+    write_card(run, tmp_path / "card")
+    assert not (tmp_path / "card/before_after.png").exists()
+
+
+def test_the_curves_count_rounds():
+    figure = losses_svg({"forget": (np.arange(3), np.ones(3))})
+    assert ">round<" in figure and "optimizer step" not in figure
+
+
 def test_card(run, tmp_path):
     path = write_card(run, tmp_path / "export")
     text = path.read_text()
@@ -273,6 +343,7 @@ def test_card(run, tmp_path):
     for line in body.splitlines():
         if line.startswith("| "):
             assert len(re.findall(r"(?<!\\)\|", line)) == 6
+            assert not re.search(r"(?<!\\)<", line)
     assert "## Limits" in body
     with Image.open(path.parent / "before_after.png") as grid:
         # Six columns of 160 with gaps of 8; the upper row is before (90), the lower after (200).
@@ -285,3 +356,17 @@ def test_card_of_a_hub_model_names_it(run, tmp_path):
     text = write_card(run, tmp_path / "export").read_text()
     assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "someone/model"
     assert "before_after.png" not in text and not (tmp_path / "export/before_after.png").exists()
+
+
+def test_card_tells_no_folder_of_this_machine(run, tmp_path, monkeypatch):
+    (tmp_path / "models/mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    secret = str(tmp_path / "models")
+    for model, shown in (("models/mine", "models/mine"), (f"{secret}/mine", "mine"), ("C:\\\\me\\mine", "mine")):
+        config = {**CONFIG, "model": model, "output": secret, "more": {"cache": f"{secret}/kept/", "of": [secret]}}
+        write_report(run / "report.json", report(config=config, images=[]))
+        text = write_card(run, tmp_path / "export").read_text()
+        assert "base_model" not in yaml.safe_load(text.split("---\n")[1])
+        recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)\n```", text, re.DOTALL).group(1))
+        assert (recipe["model"], recipe["more"]) == (shown, {"cache": "kept", "of": ["models"]})
+        assert secret not in text and "output" not in recipe
