@@ -1,0 +1,160 @@
+"""The run folder's files: whole or absent, on a full disk, after a crash, with two runs at once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from erase import runs
+from erase.errors import InputError
+from erase.events import Scored, Step, ignore, to_json
+from erase.report.schema import build_report, write_report
+from erase.runtime import output_folder, user_path, write_json, write_text
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow past 512 bytes: a real refusal by the kernel, for writers in C and Rust as well."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def report(folder: Path) -> None:
+    write_report(
+        folder / runs.REPORT,
+        build_report(run_id="x" * 1000, environment={}, config={}, guards={}, scores=[]),
+    )
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    runs.MODEL: lambda folder: runs.save_tensors(folder / runs.MODEL, {"a": torch.zeros(500)}, {}),
+    runs.CHECKPOINT: lambda folder: runs.save_checkpoint(folder, {"round": 1, "trained": {"a": torch.zeros(500)}}),
+    runs.REPORT: report,
+    runs.GUARDS: lambda folder: write_json(folder / runs.GUARDS, ["x" * 1000]),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(name: str, tmp_path: Path, full_disk: None) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("as before")
+    with pytest.raises(InputError, match=f"cannot write {path}: ") as caught:
+        WRITERS[name](tmp_path)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == "as before"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_is_written_has_the_rights_that_the_umask_leaves(name: str, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        WRITERS[name](tmp_path)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+
+
+def _claim(folder: Path, start: Any, won: Any) -> None:
+    start.wait()
+    try:
+        runs.claim_folder(folder)
+        won.put(os.getpid())
+    except InputError:
+        won.put(None)
+
+
+def test_one_of_many_runs_gets_the_folder(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for turn in range(10):
+        start, won = context.Barrier(4), context.Queue()
+        racers = [context.Process(target=_claim, args=(tmp_path / str(turn), start, won)) for _ in range(4)]
+        for racer in racers:
+            racer.start()
+        found = [won.get(timeout=30) for _ in racers]
+        for racer in racers:
+            racer.join()
+        assert sum(pid is not None for pid in found) == 1
+
+
+def test_folders_of_one_day_are_numbered(tmp_path: Path) -> None:
+    names = [runs.new_folder(tmp_path, "Pixel art!", "esd").name for _ in range(3)]
+    assert names[0].endswith("-pixel-art-esd")
+    assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot make the run folder"):
+        runs.new_folder(tmp_path / "file", "cat", "esd")
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"event": "started"}\n', b'{"event": "started"}\n{"event": "st\xc3'])
+def test_events_after_a_crash_have_lines_of_their_own(torn: bytes, tmp_path: Path) -> None:
+    (tmp_path / runs.EVENTS).write_bytes(torn)
+    step = Step(step=3, role="forget", loss=1.0, grad_norm=float("inf"), lr=0.1, seconds=0.1)
+    for _ in range(2):
+        runs.EventLog(tmp_path, ignore)(step)
+    found = runs.read_events(tmp_path)
+    assert [e["event"] for e in found] == ["started"] * torn.count(b"}") + ["step"] * 2
+    assert found[-1]["grad_norm"] is None
+    assert (tmp_path / runs.EVENTS).read_bytes().startswith(torn)
+
+
+def test_a_number_that_json_lacks_is_null_at_any_depth() -> None:
+    found = to_json(Scored(scores=[{"name": "x", "value": float("nan"), "reach": [1.0, float("inf")]}]))
+    assert found["scores"] == [{"name": "x", "value": None, "reach": [1.0, None]}]
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_with_any_byte_wrong_is_one_line_or_loads(legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / runs.CHECKPOINT
+    path.parent.mkdir()
+    torch.save({"round": 3, "trained": {"a": torch.ones(3)}}, path, _use_new_zipfile_serialization=not legacy)
+    good = path.read_bytes()
+    failed = 0
+    for place in range(0, min(len(good), 600)):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
+        try:
+            runs.load_checkpoint(tmp_path)
+        except InputError as error:
+            assert "\n" not in str(error)
+            failed += 1
+    assert failed > 50
+
+
+def test_guards_must_be_there_and_whole(tmp_path: Path) -> None:
+    for content in (None, "{", "[]"):
+        if content is not None:
+            write_text(tmp_path / runs.GUARDS, content)
+        with pytest.raises(InputError, match="run the erasure again"):
+            runs.read_guards(tmp_path)
+    write_json(tmp_path / runs.GUARDS, {"changed_tensors": 3})
+    assert runs.read_guards(tmp_path) == {"changed_tensors": 3}
+
+
+def test_paths_are_expanded_and_impossible_ones_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/x") == tmp_path / "x"
+    (tmp_path / "file").touch()
+    assert user_path(tmp_path / "file" / "x") == tmp_path / "file" / "x"
+    for text, why in (("~nosuchuser/x", "home directory"), ("a" * 300, "too long"), ("a\0b", "null")):
+        with pytest.raises(InputError, match=f"cannot be used: .*{why}") as caught:
+            user_path(text)
+        assert len(str(caught.value)) < 200
+    assert output_folder(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+    assert not (tmp_path / "new").exists()
+    for wrong in (tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(InputError, match="file is a file; name another one"):
+            output_folder(wrong)
