@@ -37,34 +37,47 @@ class PoolPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """Everything that one role draws from. P prompts, S steps; kept on the model's device.
+class Trail:
+    """Every state on the way to P pictures in S steps, and what the teacher predicts there.
 
-    `noisy` and the predictions are (P, S, C, h, w), `times` (S,), `clean` (P, C, h, w); `states`, `anchors` (P, L, D).
-    `anchored` is None where the method does not ask for it.
+    `times` (S,); the rest (P, S, C, h, w): under the prompt, under the empty prompt, under the anchor.
     """
 
     times: Tensor
     noisy: Tensor
     conditional: Tensor
     unconditional: Tensor
-    anchored: Tensor | None
+    anchored: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Everything that one role draws from. P prompts, S steps; kept on the model's device.
+
+    `clean` are the pictures' latents (P, C, h, w); `states`, `anchors` (P, L, D). `trail` is what the way to them left,
+    None where the role draws from pictures alone.
+    """
+
     clean: Tensor
     states: Tensor
     anchors: Tensor
+    trail: Trail | None
 
     def from_trajectories(self, size: int, generator: torch.Generator) -> Batch:
-        """Random states of random trajectories."""
+        """Random states of random trajectories. Raises `ValueError` if the pool kept none."""
+        if self.trail is None:
+            raise ValueError("this pool holds pictures alone; fill it with trails=True")
+        trail = self.trail
         p = torch.randint(len(self.clean), (size,), generator=generator)
-        s = torch.randint(len(self.times), (size,), generator=generator)
+        s = torch.randint(len(trail.times), (size,), generator=generator)
         return Batch(
-            noisy=self.noisy[p, s],
-            times=self.times[s],
+            noisy=trail.noisy[p, s],
+            times=trail.times[s],
             states=self.states[p],
             anchor=self.anchors[p],
-            conditional=self.conditional[p, s],
-            unconditional=self.unconditional[p, s],
-            anchored=None if self.anchored is None else self.anchored[p, s],
+            conditional=trail.conditional[p, s],
+            unconditional=trail.unconditional[p, s],
+            anchored=trail.anchored[p, s],
         )
 
     def from_pictures(self, size: int, model: Model, generator: torch.Generator) -> Batch:
@@ -86,7 +99,7 @@ def fill(
     seed: int,
     *,
     shown: Shown,
-    with_anchor: bool,
+    trails: bool,
     what: str,
     on_event: OnEvent,
     should_stop: ShouldStop,
@@ -94,7 +107,7 @@ def fill(
     """Sample one role's pool from the model as it is now (the caller makes sure that it is the frozen one).
 
     `shown` is whose pictures are drawn: the prompt's, the anchored twin's, or every other one; `states` stay the
-    prompt's. `with_anchor` keeps the predictions under the anchor too; without it `conditional` is of what was drawn.
+    prompt's. `trails` keeps the states on the way, for methods that draw from them; it needs both guidance branches.
     """
     parts: list[Pool] = []
     empty = model.encode([""])
@@ -105,7 +118,7 @@ def fill(
         shots = [Shot(p.prompt, f"pool/{what}/{seed}/{start + i}", seed) for i, p in enumerate(chosen)]
         states, anchors = model.encode([p.prompt for p in chosen]), model.encode([p.anchor for p in chosen])
         of_anchor = torch.tensor([_of_anchor(shown, start + i) for i in range(len(chosen))], device=states.device)
-        parts.append(_trajectories(model, shots, states, anchors, of_anchor, empty, plan, with_anchor))
+        parts.append(_sampled(model, shots, states, anchors, of_anchor, empty, plan, trails))
         on_event(Progress(what=what, done=min(start + plan.batch, len(pairs)), total=len(pairs)))
     return _join(parts)
 
@@ -114,7 +127,10 @@ def _of_anchor(shown: Shown, number: int) -> bool:
     return shown == "anchor" or (shown == "both" and number % 2 == 1)
 
 
-def _trajectories(
+Seen = tuple[Tensor, Tensor, Tensor, Tensor]  # t, x_t, conditional, unconditional
+
+
+def _sampled(
     model: Model,
     shots: list[Shot],
     states: Tensor,
@@ -122,40 +138,35 @@ def _trajectories(
     of_anchor: Tensor,
     empty: Tensor,
     plan: PoolPlan,
-    with_anchor: bool,
+    trails: bool,
 ) -> Pool:
-    """Trajectories of which the rows `of_anchor` (P,) follow the anchor, with the predictions under both prompts."""
-    seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-
-    def visit(i: int, t: Tensor, noisy: Tensor, conditional: Tensor, unconditional: Tensor) -> None:
-        seen.append((t, noisy, conditional, unconditional))
-
+    """One batch; the rows `of_anchor` (P,) follow the anchor."""
     row = of_anchor[:, None, None]
     drawn, other = torch.where(row, anchors, states), torch.where(row, states, anchors)
-    clean = denoise(model, drawn, empty, first_noise(model, shots), plan.steps, plan.guidance, visit)
+    seen: list[Seen] = []
+
+    def visit(i: int, *state: Tensor) -> None:
+        seen.append(state)  # pyright: ignore[reportArgumentType]
+
+    start = first_noise(model, shots)
+    clean = denoise(model, drawn, empty, start, plan.steps, plan.guidance, visit if trails else None)
+    return Pool(clean, states, anchors, _trail(model, seen, other, of_anchor) if trails else None)
+
+
+def _trail(model: Model, seen: list[Seen], other: Tensor, of_anchor: Tensor) -> Trail:
+    """What was seen on the way, completed: sampling predicted under the prompt that it drew, not under the other one."""
     noisy, conditional, unconditional = (torch.stack([s[k] for s in seen], 1) for k in (1, 2, 3))
-    anchored = None
-    if with_anchor:
-        # Sampling predicted under the prompt that it drew; this is the other one.
-        missing = torch.stack([model.unet(x, t, other).sample.float() for t, x, _, _ in seen], 1)
-        row = of_anchor[:, None, None, None, None]
-        conditional, anchored = torch.where(row, missing, conditional), torch.where(row, conditional, missing)
-    times = torch.stack([s[0] for s in seen])
-    return Pool(times, noisy, conditional, unconditional, anchored, clean, states, anchors)
+    missing = torch.stack([model.unet(x, t, other).sample.float() for t, x, _, _ in seen], 1)
+    row = of_anchor[:, None, None, None, None]
+    under_prompt, under_anchor = torch.where(row, missing, conditional), torch.where(row, conditional, missing)
+    return Trail(torch.stack([s[0] for s in seen]), noisy, under_prompt, unconditional, under_anchor)
 
 
 def _join(parts: list[Pool]) -> Pool:
-    def cat(name: str) -> Tensor:
-        return torch.cat([getattr(p, name) for p in parts])
-
-    anchored = None if parts[0].anchored is None else cat("anchored")
-    return Pool(
-        parts[0].times,
-        cat("noisy"),
-        cat("conditional"),
-        cat("unconditional"),
-        anchored,
-        cat("clean"),
-        cat("states"),
-        cat("anchors"),
-    )
+    clean, states, anchors = (torch.cat([getattr(p, k) for p in parts]) for k in ("clean", "states", "anchors"))
+    trails = [p.trail for p in parts if p.trail is not None]
+    if not trails:
+        return Pool(clean, states, anchors, None)
+    kept = ("noisy", "conditional", "unconditional", "anchored")
+    trail = Trail(trails[0].times, *(torch.cat([getattr(t, k) for t in trails]) for k in kept))
+    return Pool(clean, states, anchors, trail)

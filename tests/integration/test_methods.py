@@ -162,7 +162,7 @@ def test_accumulation_equals_the_mean_of_its_micro_batches(tiny_model: Model) ->
 
 def test_a_nan_loss_stops_before_any_weight_changes(tiny_model: Model) -> None:
     session = make(tiny_model)
-    session.pools["forget"].noisy.fill_(float("nan"))
+    session.pools["forget"].trail.noisy.fill_(float("nan"))
     before = weights(tiny_model)
     with pytest.raises(EraseError, match="forget loss is nan in round 0"):
         run(session, 1)
@@ -187,7 +187,8 @@ def test_a_loss_scale_is_taken_out_once_a_turn() -> None:
 def test_an_overflow_leaves_its_step_out_and_halves_the_scale(tiny_model: Model) -> None:
     session = with_scale(make(tiny_model), 2.0**127)
     for pool in session.pools.values():
-        pool.conditional.mul_(1e4)
+        pool.trail.conditional.mul_(1e4)
+        pool.trail.anchored.mul_(1e4)
     before = weights(tiny_model)
     events = run(session, 1)
     assert any(isinstance(e, Warned) and "overflowed" in e.text for e in events)
@@ -236,31 +237,43 @@ def test_a_state_of_another_run_changes_nothing(tiny_model: Model) -> None:
 
 def test_a_refreshed_pool_comes_from_the_original_weights_and_is_another(tiny_model: Model) -> None:
     session = make(tiny_model, pool=replace(POOL, refresh=2))
-    first = session.pools["forget"]
+    first = session.pools["forget"].trail
     run(session, 2)
-    assert session.pools["forget"] is first
+    assert session.pools["forget"].trail is first
     run(session, 3, first=2)
     second = session.pools["forget"]
-    assert not torch.equal(second.noisy[:, 0], first.noisy[:, 0])
+    trail = second.trail
+    assert not torch.equal(trail.noisy[:, 0], first.noisy[:, 0])
     with session.trained.teacher():
-        again = tiny_model.unet(second.noisy[:, 0], second.times[0], second.states).sample
-    assert torch.allclose(again, second.conditional[:, 0], atol=1e-6)
+        again = tiny_model.unet(trail.noisy[:, 0], trail.times[0], second.states).sample
+    assert torch.allclose(again, trail.conditional[:, 0], atol=1e-6)
 
 
 def test_a_pool_of_both_holds_the_predictions_under_each_prompt(tiny_model: Model) -> None:
     pool = make(tiny_model).pools["forget"]  # esd: even rows follow the concept, odd ones the anchor
-    assert pool.anchored is not None
+    trail = pool.trail
+    assert trail is not None
     with torch.no_grad():
         for row in range(4):
-            x, t = pool.noisy[row, 1:2], pool.times[1]
-            for prompts, kept in ((pool.states, pool.conditional), (pool.anchors, pool.anchored)):
+            x, t = trail.noisy[row, 1:2], trail.times[1]
+            for prompts, kept in ((pool.states, trail.conditional), (pool.anchors, trail.anchored)):
                 again = tiny_model.unet(x, t, prompts[row : row + 1]).sample
                 assert torch.allclose(again, kept[row, 1:2], atol=1e-6)
-            guide = pool.anchored if row % 2 else pool.conditional
-            eps = pool.unconditional[row, :1] + POOL.guidance * (guide[row, :1] - pool.unconditional[row, :1])
+            guide = trail.anchored if row % 2 else trail.conditional
+            eps = trail.unconditional[row, :1] + POOL.guidance * (guide[row, :1] - trail.unconditional[row, :1])
             tiny_model.scheduler.set_timesteps(POOL.steps)
-            step = tiny_model.scheduler.step(eps, pool.times[0], pool.noisy[row, :1]).prev_sample
+            step = tiny_model.scheduler.step(eps, trail.times[0], trail.noisy[row, :1]).prev_sample
             assert torch.allclose(step, x, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pool_keeps_the_way_to_its_pictures_only_where_it_is_drawn_from(method: str, tiny_model: Model) -> None:
+    pools, m = make(tiny_model, method).pools, METHODS[method]
+    for role, source in (("forget", m.forget_source), ("retain", m.retain_source)):
+        assert (pools[role].trail is not None) == (source == "trajectories")
+        if source == "pictures":
+            with pytest.raises(ValueError, match="pictures alone"):
+                pools[role].from_trajectories(2, torch.Generator())
 
 
 def test_velocity_and_noise_say_the_same(tiny_model: Model) -> None:
