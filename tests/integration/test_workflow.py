@@ -6,6 +6,7 @@ Run: pytest tests/integration/test_workflow.py
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from erase import cli, runs, workflow
 from erase.config import load_config
 from erase.errors import EraseError, InputError, Interrupted
 from erase.evaluation.rows import read_rows
-from erase.events import Event, Step, ignore
+from erase.events import Event, Step, Warned, ignore
 from erase.models import load_model
+from erase.runtime import pick_device
 from erase.sampling import Shot, first_noise, sample
+from tests.integration.conftest import build_tiny
 
 SHORT = {
     "model": "world",
@@ -62,11 +65,23 @@ def test_a_run_leaves_everything_that_the_folder_promises(run: Path) -> None:
     assert not list(run.rglob(".*")), "temporary files are left"
 
 
-def test_both_arms_start_from_the_same_noise_and_show_the_same_prompts(run: Path) -> None:
+def test_both_arms_draw_the_same_prompts_from_the_same_noise(run: Path) -> None:
     rows = read_rows(run / runs.ROWS)
-    arms = [{(r["role"], r["prompt_id"], r["seed"]) for r in rows if r["arm"] == arm} for arm in ("before", "after")]
-    assert arms[0] == arms[1]
-    assert any(r["image_sha"] for r in rows)
+    asked = [
+        [(r["role"], r["prompt_id"], r["prompt"], r["seed"], r["steps"], r["cfg"]) for r in rows if r["arm"] == arm]
+        for arm in ("before", "after")
+    ]
+    assert asked[0] == asked[1]
+    models = {"before": load_model("world"), "after": workflow.load_run(run, torch.device("cpu"))[1]}
+    kept: dict[str, list[np.ndarray]] = {}
+    for arm, model in models.items():
+        chosen = [r for r in rows if r["arm"] == arm][:3]
+        kept[arm] = [np.array(Image.open(run / r["image"])).astype(int) for r in chosen]
+        shots = [Shot(r["prompt"], r["prompt_id"], r["seed"]) for r in chosen]
+        drawn = sample(model, shots, steps=chosen[0]["steps"], guidance=chosen[0]["cfg"])
+        # The run drew them in a larger batch, whose sums round otherwise.
+        assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(drawn, kept[arm], strict=True))
+    assert all((a != b).any() for a, b in zip(kept["before"], kept["after"], strict=True))
 
 
 def test_the_exported_folder_draws_the_after_pictures_in_plain_diffusers(run: Path, tmp_path: Path) -> None:
@@ -243,30 +258,50 @@ def test_what_cannot_be_judged_or_trained_is_refused_before_a_folder_is_made(
 
 def test_a_synonym_is_said_to_be_the_concept(tmp_path: Path) -> None:
     seen: list[Event] = []
-    model = load_model("world")
-    concept, warnings = workflow.prepare_concept(short(tmp_path / "x", concept="kitten"), model)
-    assert concept.name == "cat"
-    assert any("'kitten' is trained and judged as 'cat'" in w for w in warnings)
-    assert not seen
+    named = {"concept": "Kitten", "concept.anchor": "puppy", "concept.keep": ["owl", "bunny"], "evaluate.skip": True}
+    folder = workflow.erase(short(tmp_path / "x", **named), on_event=seen.append)
+    assert [e.text.split(",")[0] for e in seen if isinstance(e, Warned)][:3] == [
+        "'Kitten' is trained and judged as 'cat'",
+        "'puppy' is trained and judged as 'dog'",
+        "'bunny' is trained and judged as 'rabbit'",
+    ]
+    stored = load_config(folder / runs.CONFIG).concept
+    assert (stored.name, stored.anchor, stored.keep) == ("cat", "dog", ["owl", "rabbit"])
 
 
-def test_settings_that_the_optimizer_leaves_unused_are_named(tmp_path: Path) -> None:
-    unused = {"train.optimizer": "dual_plus", "train.forget.optimizer": "sgd"}
-    assert "train.forget.optimizer sgd is unused" in workflow.ignored_settings(short(tmp_path, **unused))[0]
-    rates = {"train.optimizer": "joint", "train.retain.lr": 0.5}
-    assert "joint has one optimizer" in workflow.ignored_settings(short(tmp_path, **rates))[0]
-    assert workflow.ignored_settings(short(tmp_path)) == []
+def test_settings_that_the_optimizer_leaves_unused_are_events(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    unused = {"train.optimizer": "shared", "train.retain.lr": 1e-5, "evaluate.skip": True}
+    workflow.erase(short(tmp_path / "run", **unused), on_event=seen.append)
+    texts = [e.text for e in seen if isinstance(e, Warned)]
+    assert "train.retain.lr 1e-05 is unused: shared has one optimizer, forget's" in texts
 
 
-def test_the_stored_configuration_repeats_the_run(run: Path) -> None:
+def test_a_run_from_the_stored_configuration_is_the_same_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stored = load_config(run / runs.CONFIG)
-    assert stored.output is None
-    assert stored.concept.kind == "object"
+    assert (stored.output, stored.device, stored.concept.kind) == (None, str(pick_device()), "object")
     assert len(stored.concept.keep) == 5
-    report = json.loads((run / runs.REPORT).read_text())
-    assert report["config"]["concept"]["keep"] == stored.concept.keep
-    again, _ = workflow.prepare_concept(stored, load_model("world"))
-    assert list(again.keep) == stored.concept.keep
+    assert json.loads((run / runs.REPORT).read_text())["config"] == stored.model_dump()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", str(run / runs.CONFIG), "--quiet"]) == 0
+    (again,) = (tmp_path / "runs").iterdir()
+    assert again.name.endswith("-frog-esd")
+    assert (again / runs.CONFIG).read_text() == (run / runs.CONFIG).read_text()
+    first, second = load_file(run / runs.MODEL), load_file(again / runs.MODEL)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    shas = [[r["image_sha"] for r in read_rows(folder / runs.ROWS)] for folder in (run, again)]
+    assert shas[0] == shas[1]
+
+
+def test_a_run_is_judged_where_its_device_is_not(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    text = (copy / runs.CONFIG).read_text()
+    (copy / runs.CONFIG).write_text(re.sub(r"^device: .*$", "device: cuda:99", text, flags=re.MULTILINE))
+    seen: list[Event] = []
+    assert workflow.evaluate(copy, on_event=seen.append)
+    assert any("the run began on cuda:99, which is not here" in getattr(e, "text", "") for e in seen)
 
 
 def test_judging_again_needs_the_guards_and_fitting_weights(run: Path, tmp_path: Path) -> None:
@@ -321,21 +356,6 @@ def test_an_unjudged_run_has_pictures_a_page_and_a_card(tmp_path: Path) -> None:
     assert (out / "before_after.png").stat().st_size > 0
 
 
-def test_one_of_two_runs_gets_the_folder(tmp_path: Path) -> None:
-    runs.claim_folder(tmp_path / "run")
-    with pytest.raises(InputError, match="already holds|being written"):
-        runs.claim_folder(tmp_path / "run")
-
-
-def test_an_event_after_a_torn_line_is_kept(tmp_path: Path) -> None:
-    (tmp_path / runs.EVENTS).write_text('{"event": "started"}\n{"event": "st')
-    log = runs.EventLog(tmp_path, ignore)
-    log(Step(step=0, role="forget", loss=1.0, grad_norm=float("inf"), lr=0.1, seconds=0.1))
-    events = runs.read_events(tmp_path)
-    assert [e["event"] for e in events] == ["started", "step"]
-    assert events[1]["grad_norm"] is None
-
-
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04N."])
 def test_a_damaged_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / runs.CHECKPOINT).parent.mkdir()
@@ -345,3 +365,27 @@ def test_a_damaged_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> Non
     torch.save([1, 2], tmp_path / runs.CHECKPOINT)
     with pytest.raises(InputError, match="is no checkpoint of a run"):
         runs.load_checkpoint(tmp_path)
+
+
+def test_a_run_on_another_model_has_pictures_a_page_and_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    given = {**SHORT, "model": "tiny", "concept": "Van Gogh", "concept.kind": "style", "train.forget.lr": 1e-3}
+    seen: list[Event] = []
+    folder = workflow.erase(load_config(None, given), on_event=seen.append)
+    assert any("only the bundled world can be judged" in getattr(e, "text", "") for e in seen)
+    assert load_config(folder / runs.CONFIG).model == str(tmp_path / "tiny")
+    report = json.loads((folder / runs.REPORT).read_text())
+    assert report["scores"] == []
+    # The pairs are of the same prompts and seeds, and each is in both folders.
+    assert [p["prompt"] for p in report["images"]][:4] == ["a picture in Van Gogh style"] * 4
+    assert [p["seed"] for p in report["images"]] == list(range(8))
+    paths = [p[arm]["path"] for p in report["images"] for arm in ("before", "after")]
+    assert len(set(paths)) == 16 and all((folder / path).is_file() for path in paths)
+    assert (folder / runs.PAGE).is_file() and (folder / runs.DONE).is_file()
+    with pytest.raises(InputError, match="only runs on the bundled world can be judged"):
+        workflow.evaluate(folder)
+    card = workflow.export(folder, "diffusers", tmp_path / "out") / "README.md"
+    assert "Van Gogh" in card.read_text() and str(tmp_path) not in card.read_text()
