@@ -154,7 +154,7 @@ def _sampled(
 
 
 def _trail(model: Model, seen: list[Seen], other: Tensor, of_anchor: Tensor) -> Trail:
-    """What was seen on the way, completed: sampling predicted under the prompt that it drew, not under the other one."""
+    """What was seen on the way, completed: sampling predicted under the prompt it drew, not under the other one."""
     noisy, conditional, unconditional = (torch.stack([s[k] for s in seen], 1) for k in (1, 2, 3))
     missing = torch.stack([model.unet(x, t, other).sample.float() for t, x, _, _ in seen], 1)
     row = of_anchor[:, None, None, None, None]
