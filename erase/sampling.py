@@ -6,6 +6,7 @@ any batch size and any device start from the same point.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,11 @@ def first_noise(model: Model, shots: list[Shot]) -> Tensor:
         generator = torch.Generator().manual_seed(stable_seed(shot.prompt_id, shot.seed))
         found.append(torch.randn(model.latent_shape, generator=generator))
     return torch.stack(found).to(model.device)
+
+
+def noise_hash(model: Model, shot: Shot) -> str:
+    """SHA-256 of a picture's first noise: two pictures with the same one can be compared."""
+    return hashlib.sha256(first_noise(model, [shot]).cpu().numpy().tobytes()).hexdigest()
 
 
 Visit = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
@@ -83,14 +89,15 @@ def sample(
     should_stop: ShouldStop = never,
     what: str = "sampling",
     broken: Literal["raise", "blank"] = "raise",
+    lost: set[int] | None = None,
 ) -> list[np.ndarray]:
     """Pictures of the shots, uint8 (H, W, 3), in order. Raises `Interrupted` when asked to stop between batches.
 
     `guidance` 1 is the prompt's own prediction, 0 the empty prompt's, and what lies between mixes the two; diffusers'
     pipelines guide above 1 only, and draw all these as 1.
 
-    Latents with NaN or infinity are an `EraseError`, or with `broken="blank"` a black picture, which no judge takes
-    for one: a run whose model broke is to be judged so, not to end without a report.
+    Latents with NaN or infinity are an `EraseError`, or with `broken="blank"` a black picture, whose place is added to
+    `lost`: a run whose model broke is to be judged so, not to end without a report.
     """
     if not shots:
         return []
@@ -111,6 +118,8 @@ def sample(
             raise EraseError(f"NaN or infinity in the latents of {bad!r}; the model's weights are broken")
         decoded = model.decode(torch.where(finite[:, None, None, None], latents, torch.zeros_like(latents)))
         decoded[~finite.cpu()] = 0
+        if lost is not None:
+            lost.update(start + int(i) for i in (~finite).nonzero())
         pictures.extend(decoded.numpy())
         on_event(Progress(what=what, done=min(start + batch, len(shots)), total=len(shots)))
     return pictures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,24 @@ from torch import Tensor
 
 from erase import runs
 from erase.concept import FRAMES, Concept, phrase
+from erase.errors import InputError
+from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judges import Judges, load_judges
 from erase.evaluation.prompts import Ask, pictures, world_asks
 from erase.evaluation.rows import Arm, Row, Setting, image_sha, make_row, write_rows
-from erase.events import OnEvent, ShouldStop
+from erase.events import OnEvent, ShouldStop, Warned
 from erase.models import Model, model_hash, put_tensors
 from erase.report.schema import Pair, Picture
-from erase.runtime import replacing
-from erase.sampling import Shot, sample
+from erase.runtime import environment, replacing
+from erase.sampling import Shot, noise_hash, sample
 
 
 @dataclass(frozen=True, slots=True)
 class JudgePlan:
-    """How a run is judged. `cache`, a folder, keeps pictures of the base model for the next run with the same plan."""
+    """How a run is judged. `cache`, a folder, keeps pictures of the base model for the next run with the same plan.
+
+    `hp_id` names the run's method and settings in its rows (`content_hash` of them).
+    """
 
     run_id: str
     method: str
@@ -36,6 +41,7 @@ class JudgePlan:
     steps: int
     guidance: float
     cache: Path | None = None
+    hp_id: str = ""
 
 
 def judge_run(
@@ -66,6 +72,7 @@ def judge_run(
             plan.guidance,
             model_hash(model),
             plan.seed,
+            plan.hp_id,
         )
         rows += _judge_arm(model, judges, asks, arm, setting, plan.cache, folder, on_event, should_stop)
     write_rows(folder / runs.ROWS, rows)
@@ -133,48 +140,63 @@ def _judge_arm(
 ) -> list[Row]:
     drawn = pictures(asks)
     shots = [Shot(a.prompt, a.prompt_id, a.seed) for a in drawn]
-    kept = None if cache is None or arm != "before" else cache / f"{_key(setting, shots)}.npz"
-    images = None if kept is None else _read(kept, len(shots))
-    if images is None:
+    kept = None if cache is None or arm != "before" else cache / f"{_key(model, setting, shots)}.safetensors"
+    known = None if kept is None else read_pictures(kept, len(shots), model.picture_shape)
+    if known is None:
+        lost: set[int] = set()
         images = sample(
             model,
             shots,
             steps=setting.steps,
             guidance=setting.cfg,
             broken="blank",
+            lost=lost,
             on_event=on_event,
             should_stop=should_stop,
             what=f"sampling {arm}",
         )
         if kept is not None:
-            with replacing(kept) as temporary:
-                np.savez_compressed(temporary, images=np.stack(images))
+            _keep(kept, images, lost, on_event)
+    else:
+        images, lost = known
     looks = judges.look(images, [a.prompt for a in drawn])
-    seen: dict[tuple[str, int], tuple[dict[str, Any], str, str]] = {}
-    for number, (ask, image, look) in enumerate(zip(drawn, images, looks, strict=True)):
+    seen: dict[tuple[str, int], tuple[dict[str, Any], str, str, str]] = {}
+    for number, (ask, shot, image, look) in enumerate(zip(drawn, shots, images, looks, strict=True)):
         name = f"images/{arm}/{number:04d}.png"
         _save(image, folder / name)
-        seen[ask.prompt_id, ask.seed] = look, name, image_sha(image)
+        look["flags"]["nan"] = number in lost
+        seen[ask.prompt_id, ask.seed] = look, name, image_sha(image), noise_hash(model, shot)
     rows = []
     for ask in asks:
-        look, name, sha = seen[ask.prompt_id, ask.seed]
-        rows.append(make_row(ask, look, arm, setting, name, sha))
+        look, *facts = seen[ask.prompt_id, ask.seed]
+        rows.append(make_row(ask, look, arm, setting, *facts))
     return rows
 
 
-def _key(setting: Setting, shots: list[Shot]) -> str:
-    """Everything that a picture depends on; the device and torch's version too, as they move the last bits."""
-    import torch
-
-    parts = [setting.model_sha, setting.sampler, setting.steps, setting.cfg, torch.__version__, torch.get_num_threads()]
-    return hashlib.sha256(repr((parts, shots)).encode()).hexdigest()[:32]
-
-
-def _read(path: Path, count: int) -> list[np.ndarray] | None:
-    """The pictures kept under this name, or None where there are none that can be used."""
+def _keep(path: Path, images: list[np.ndarray], lost: set[int], on_event: OnEvent) -> None:
     try:
-        with np.load(path, allow_pickle=False) as opened:
-            images = opened["images"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return list(images) if images.dtype == np.uint8 and images.ndim == 4 and len(images) == count else None
+        write_pictures(path, images, lost)
+    except InputError as error:  # the run has its pictures all the same
+        on_event(Warned(text=f"the base model's pictures are not kept for other runs: {error}"))
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a value's JSON, whatever the order of its keys; what JSON lacks counts by its text."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _key(model: Model, setting: Setting, shots: list[Shot]) -> str:
+    """Everything that a picture depends on; device, threads and versions too, as they move the last bits."""
+    parts = {name: getattr(model, name).config for name in ("text_encoder", "unet", "vae", "scheduler")}
+    configs = {name: dict(c) if isinstance(c, dict) else c.to_dict() for name, c in parts.items()}
+    return content_hash(
+        {
+            "weights": setting.model_sha,
+            "configs": {n: {k: v for k, v in c.items() if not k.startswith("_")} for n, c in configs.items()},
+            "tokens": model.ids([shot.prompt for shot in shots] + [""]).tolist(),
+            "shots": [(shot.prompt_id, shot.seed) for shot in shots],
+            "sampler": (setting.sampler, setting.steps, setting.cfg),
+            "environment": environment(model.device),
+        }
+    )

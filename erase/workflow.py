@@ -38,7 +38,7 @@ from erase.runtime import (
     write_text,
 )
 from erase.sampling import Shot, sample
-from erase.scoring import JudgePlan, draw_pairs, judge_run
+from erase.scoring import JudgePlan, content_hash, draw_pairs, judge_run
 from erase.training import PoolPlan, RolePlan, Session, TrainPlan, neighbours, train
 from erase.training.session import MethodPlan, accelerator_for
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
@@ -256,9 +256,9 @@ def _report(
     base = model_hash(model)
     asked = config.evaluate
     if judged:
-        plan = JudgePlan(
-            folder.name, config.method.name, config.seed, asked.prompts, asked.seeds, asked.steps, asked.guidance, cache
-        )
+        alike = content_hash(config.model_dump(include={"method", "train"}))
+        counts = asked.prompts, asked.seeds, asked.steps, asked.guidance
+        plan = JudgePlan(folder.name, config.method.name, config.seed, *counts, cache, alike)
         rows = judge_run(plan, model, arms, concept, folder, log, should_stop)
         found, moved, shown = scores(rows), changes(rows), choose_pairs(rows)
     else:

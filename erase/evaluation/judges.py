@@ -97,12 +97,17 @@ def load_judges(
     return Judges(classifiers, clip, CLIPTokenizer.from_pretrained(tokenizer), device)
 
 
-def judges_hash(folder: Path | None = None) -> str:
-    """SHA-256 over the judges' weight files, for the report: scores of different judges are not comparable."""
+def judges_hash(folder: Path | None = None, tokenizer: Path | None = None) -> str:
+    """SHA-256 over all that `load_judges` reads, for the report: scores of different judges are not comparable."""
     folder = folder or asset("world/judges")
+    tokenizer = tokenizer or asset("world/pipeline/tokenizer")
     digest = hashlib.sha256()
-    for name in (*FAMILIES, "clip"):
-        digest.update(file_hash(folder / f"{name}.safetensors").encode())
+    files = [*(folder / f"{name}.safetensors" for name in (*FAMILIES, "clip")), folder / "clip.json"]
+    for file in (*files, *sorted(p for p in tokenizer.glob("*") if p.is_file())):
+        try:
+            digest.update(f"{file.name} {file_hash(file)}\n".encode())
+        except OSError as error:
+            raise InputError(f"judge file {file} cannot be read: {error.strerror or error}") from None
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """rows.jsonl: one row for each judged picture, and the checks that keep averages honest.
 
-A row is a plain dict with the keys of `KEYS`. `valid` speaks of the pixels alone (not blank); what a judge makes of
-them is under `judges`.
+A row is a plain dict with the keys of `KEYS`. `valid` speaks of the pixels alone: no flag (blank, nan) is set; what a
+judge makes of them is under `judges`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Arm = Literal["before", "after"]
 ARMS: tuple[Arm, Arm] = ("before", "after")
 KEYS = (
     "run_id", "arm", "method", "target", "domain", "role", "prompt_id", "template_id", "prompt", "expected", "seed",
-    "sampler", "steps", "cfg", "model_sha", "unlearn_seed", "attack", "image", "image_sha", "valid", "flags", "judges",
-    "clip_score", "colour",
+    "sampler", "steps", "cfg", "model_sha", "unlearn_seed", "hp_id", "noise_hash", "attack", "image",
+    "image_sha", "valid", "flags", "judges", "clip_score", "colour",
 )  # fmt: skip
 
 
@@ -34,7 +34,8 @@ KEYS = (
 class Setting:
     """What all rows of one arm share. `target` is the canonical name, `domain` "object" or "style".
 
-    `model_sha` is the arm's weights, `unlearn_seed` the seed that the run trained with.
+    `model_sha` is the arm's weights, `unlearn_seed` the seed that the run trained with, `hp_id` stands for its method
+    and settings: runs that share it differ by seed only.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class Setting:
     cfg: float
     model_sha: str = ""
     unlearn_seed: int = 0
+    hp_id: str = ""
 
 
 def image_sha(image: np.ndarray) -> str:
@@ -53,8 +55,11 @@ def image_sha(image: np.ndarray) -> str:
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
-def make_row(ask: Ask, look: dict[str, Any], arm: Arm, setting: Setting, image: str, sha: str) -> Row:
-    """One row from what was asked, what the judges saw, and where the picture lies (relative to the run)."""
+def make_row(ask: Ask, look: dict[str, Any], arm: Arm, setting: Setting, image: str, sha: str, noise: str = "") -> Row:
+    """One row from what was asked, what the judges saw, and where the picture lies (relative to the run).
+
+    `sha` and `noise` are the hashes of the picture and of the noise that it was made from.
+    """
     return {
         "run_id": setting.run_id,
         "arm": arm,
@@ -72,6 +77,8 @@ def make_row(ask: Ask, look: dict[str, Any], arm: Arm, setting: Setting, image: 
         "cfg": setting.cfg,
         "model_sha": setting.model_sha,
         "unlearn_seed": setting.unlearn_seed,
+        "hp_id": setting.hp_id,
+        "noise_hash": noise,
         "attack": None,
         "image": image,
         "image_sha": sha,

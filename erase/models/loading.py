@@ -55,6 +55,13 @@ class Model:
         side = self.unet.config.sample_size
         return self.unet.config.in_channels, side, side
 
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """(height, width, 3) of one picture."""
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        _, height, width = self.latent_shape
+        return height * scale, width * scale, 3
+
     def add_noise(self, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, and what the UNet is to predict there; both (B, C, h, w).
 

@@ -183,7 +183,16 @@ def test_a_broken_picture_ends_training_but_not_judging(tiny_model: Model) -> No
         next(tiny_model.unet.parameters()).fill_(float("nan"))
     with pytest.raises(EraseError, match="NaN or infinity in the latents of 'a cat'"):
         sample(tiny_model, SHOTS, steps=2)
-    assert all(not picture.any() for picture in sample(tiny_model, SHOTS, steps=2, broken="blank"))
+    lost: set[int] = set()
+    drawn = sample(tiny_model, SHOTS, steps=2, batch=1, broken="blank", lost=lost)
+    assert all(not picture.any() for picture in drawn) and lost == {0, 1}
+    sample(build_tiny(), SHOTS, steps=2, broken="blank", lost=(none := set()))
+    assert none == set()
+
+
+def test_the_size_of_a_picture_is_known_before_it_is_drawn(tiny_model: Model) -> None:
+    for model in (tiny_model, load_model("world")):
+        assert sample(model, SHOTS[:1], steps=1)[0].shape == model.picture_shape
 
 
 def test_a_long_prompt_is_counted_in_silence(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

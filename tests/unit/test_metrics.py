@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from erase.errors import InputError
-from erase.evaluation.judges import Judges, border_colour, check_image, is_blank, load_judges
+from erase.evaluation.cache import read_pictures, write_pictures
+from erase.evaluation.judges import Judges, border_colour, check_image, is_blank, judges_hash, load_judges
 from erase.evaluation.metrics import METRICS, changes, in_prompt_accuracy, is_valid, retain_agreement, scores, verdict
 from erase.evaluation.prompts import Ask
 from erase.evaluation.rows import KEYS, Setting, image_sha, make_row, pairs, read_rows, validate, write_rows
@@ -262,6 +265,47 @@ def test_nothing_is_written_that_cannot_be_read(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+SIZE = (8, 6, 3)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A file of three pictures, of which the second is broken."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, SIZE, dtype=np.uint8) for _ in range(3)]
+    write_pictures(tmp_path / "a.safetensors", pictures, {1})
+    return tmp_path / "a.safetensors", pictures
+
+
+def test_kept_pictures_come_back(kept):
+    path, pictures = kept
+    found, lost = read_pictures(path, 3, SIZE)
+    assert all(np.array_equal(a, b) for a, b in zip(found, pictures, strict=True)) and lost == {1}
+    assert read_pictures(path, 2, SIZE) is None and read_pictures(path, 3, (6, 8, 3)) is None
+    assert read_pictures(path.parent / "none", 3, SIZE) is None and read_pictures(path.parent, 3, SIZE) is None
+
+
+def test_damaged_or_hostile_kept_pictures_are_none(kept, monkeypatch):
+    path, pictures = kept
+    good, rng = path.read_bytes(), random.Random(0)
+    for _ in range(300):
+        bad = bytearray(good)
+        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bad)
+        found = read_pictures(path, 3, SIZE)
+        # A flipped bit in the padding or in a name that nobody reads does no harm.
+        assert found is None or all(np.array_equal(a, b) for a, b in zip(found[0], pictures, strict=True))
+    header = b'{"pictures":{"dtype":"U8","shape":[3,90000000,90000000,3],"data_offsets":[0,8]}}'
+    for bad in (b"", good[:100], pickle.dumps(pictures), len(header).to_bytes(8, "little") + header + b"\0" * 8):
+        path.write_bytes(bad)
+        assert read_pictures(path, 3, SIZE) is None
+    save_file({"pictures": torch.zeros(3, *SIZE), "broken": torch.zeros(3)}, path)
+    assert read_pictures(path, 3, SIZE) is None
+    write_pictures(path, pictures * 300, set())
+    monkeypatch.setattr("erase.evaluation.cache.safe_open", pytest.fail)
+    assert read_pictures(path, 3, SIZE) is None, "a file that is far too large is not opened"
+
+
 PLAIN = np.full((64, 64, 3), (112, 176, 240), dtype=np.uint8)
 
 
@@ -341,6 +385,21 @@ def test_look(judges):
     assert judges.look([np.zeros((96, 80, 3), np.uint8)])[0]["clip_score"] is None
     with pytest.raises(InputError, match="5 images but 4 prompts"):
         judges.look(images, prompts[:4])
+
+
+def test_the_judges_hash_sees_every_file(folder, tmp_path):
+    words = shutil.copytree(folder / "tokenizer", tmp_path / "words")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    found = {judges_hash(copy, words)}
+    assert found == {judges_hash(folder, folder / "tokenizer")}
+    files = [copy / name for name in ("conv.safetensors", "patch.safetensors", "clip.safetensors", "clip.json")]
+    for file in (*files, next(words.iterdir())):
+        file.write_bytes(file.read_bytes() + b" ")
+        found.add(judges_hash(copy, words))
+    assert len(found) == 6
+    files[0].unlink()
+    with pytest.raises(InputError, match="conv.safetensors cannot be read"):
+        judges_hash(copy, words)
 
 
 def test_missing_or_foreign_judge_files(folder, tmp_path):
