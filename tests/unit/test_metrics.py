@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
 import random
@@ -304,9 +303,13 @@ def test_damaged_or_hostile_kept_pictures_are_none(kept, monkeypatch):
     assert read_pictures(path, 3, SIZE) is None
     write_pictures(path, pictures * 300, set())
     opened = []
-    monkeypatch.setattr("erase.evaluation.cache.safe_open", lambda *args, **_: opened.append(args) or open(path, "rb"))
-    with contextlib.suppress(AttributeError):
-        read_pictures(path, 3, SIZE)
+
+    def look(*args, **_):
+        opened.append(args)
+        raise OSError
+
+    monkeypatch.setattr("erase.evaluation.cache.safe_open", look)
+    assert read_pictures(path, 3, SIZE) is None
     assert not opened, "a file that is far too large is not read"
 
 
