@@ -19,8 +19,8 @@ from pydantic import (
 WORLD = "world"
 
 # What a method sets where the user is silent. Keys under "method" are the options which that method has; an option of
-# another method is refused. The rates are for Stable Diffusion, near published ones, and nobody has measured them under
-# two optimizers there. Published, each with one Adam: ESD 1e-5 for 1,000 steps, later 5e-5 for 200, without a retain
+# another method is refused. The rates are for Stable Diffusion, near published ones; no run on it was made here.
+# Published, each with one Adam: ESD 1e-5 for 1,000 steps, later 5e-5 for 200, without a retain
 # loss; Concept Ablation 2e-6 times the batch, 100 steps; SalUn and SFRon 1e-5 in batches of 8; gradient ascent 1e-5.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "esd": {

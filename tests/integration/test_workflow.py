@@ -27,6 +27,7 @@ from erase.runtime import pick_device
 from erase.sampling import Shot, first_noise, sample
 from tests.integration.conftest import build_tiny
 
+ROOT = Path(__file__).parents[2]
 SHORT = {
     "model": "world",
     "concept": "frog",
@@ -101,6 +102,20 @@ def test_the_exported_folder_draws_the_after_pictures_in_plain_diffusers(run: Pa
         kept = np.array(Image.open(run / row["image"])).astype(int)
         # The run drew it in a batch, whose sums round otherwise: one grey level at most.
         assert np.abs(drawn - kept).max() <= 1
+
+
+def test_the_readme_draws_an_after_picture_as_it_says(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "runs/mine")
+    workflow.export(run, "diffusers", tmp_path / "cat-erased")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    kept = np.array(Image.open(run / names["row"]["image"])).astype(int)
+    assert names["row"]["arm"] == "after"
+    assert np.abs(np.array(Image.open("after.png")).astype(int) - kept).max() <= 1
 
 
 def test_export_refuses_a_folder_in_use_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
