@@ -125,6 +125,30 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def timings(folder: Path) -> dict[str, float]:
+    """Seconds of training, from the events.
+
+    `setup_seconds` is all before the first step after each start, `pool_seconds` the sampling of pools then and later,
+    `training_seconds` the steps, in which pools are sampled anew as well.
+    """
+    steps, setup, pools, last = [], 0.0, 0.0, 0.0
+    started: float | None = None
+    for event in read_events(folder):
+        if event["event"] == "started":
+            started = event["time"]
+        elif event["event"] == "step":
+            steps.append(event["seconds"])
+            if started is not None:
+                setup += max(0.0, event["time"] - event["seconds"] - started)
+                started = None
+        elif event["event"] == "progress" and event["what"].endswith(" latents"):
+            pools += max(0.0, event["time"] - last)
+        last = event["time"]
+    total = float(sum(steps))
+    mean = total / len(steps) if steps else 0.0
+    return {"setup_seconds": setup, "pool_seconds": pools, "training_seconds": total, "seconds_per_step": mean}
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, all or nothing."""
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -275,7 +275,7 @@ def _report(
         scores=found,
         changes=moved,
         images=shown,
-        timings={**_timings(folder), "judging_seconds": time.perf_counter() - started},
+        timings={**runs.timings(folder), "judging_seconds": time.perf_counter() - started},
     )
     write_report(folder / runs.REPORT, report)
     write_html(folder)
@@ -284,21 +284,6 @@ def _report(
     if judged:
         log(Scored(scores=as_json))
     return as_json
-
-
-def _timings(folder: Path) -> dict[str, float]:
-    """Seconds from the events: of the steps, and of what comes before the first one after each start (the pools)."""
-    steps, setup, started = [], 0.0, None
-    for event in runs.read_events(folder):
-        if event["event"] == "started":
-            started = event["time"]
-        elif event["event"] == "step":
-            steps.append(event["seconds"])
-            if started is not None:
-                setup += max(0.0, event["time"] - event["seconds"] - started)
-                started = None
-    mean = float(np.mean(steps)) if steps else 0.0
-    return {"setup_seconds": setup, "training_seconds": float(sum(steps)), "seconds_per_step": mean}
 
 
 def load_run(folder: Path, device: torch.device) -> tuple[Config, Model, dict[Arm, dict[str, Tensor]]]:

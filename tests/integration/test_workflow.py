@@ -59,6 +59,7 @@ def test_a_run_leaves_everything_that_the_folder_promises(run: Path) -> None:
     names = ("forget", "retain", "neighbour", "cross")
     assert {(f"{n}_accuracy", arm) for n in names for arm in ("before", "after")} <= arms
     assert report["guards"]["changed_tensors"] > 0
+    assert 0 < report["timings"]["pool_seconds"] <= report["timings"]["setup_seconds"]
     kinds = [e["event"] for e in runs.read_events(run)]
     assert kinds[0] == "started"
     assert kinds[-1] == "finished"

@@ -111,6 +111,34 @@ def test_events_after_a_crash_have_lines_of_their_own(torn: bytes, tmp_path: Pat
     assert (tmp_path / runs.EVENTS).read_bytes().startswith(torn)
 
 
+def test_timings_are_told_apart(tmp_path: Path) -> None:
+    def event(time: float, kind: str, **fields: Any) -> str:
+        return json.dumps({"time": time, "event": kind, **fields})
+
+    lines = [
+        event(10.0, "started"),
+        event(12.0, "progress", what="sampling forget latents"),
+        event(15.0, "progress", what="sampling retain latents"),
+        event(18.0, "step", seconds=2.0),
+        event(19.0, "step", seconds=1.0),
+        event(20.0, "finished"),
+        event(100.0, "started"),
+        event(104.0, "progress", what="sampling forget latents"),
+        event(106.0, "step", seconds=1.0),
+        event(110.0, "progress", what="sampling forget latents"),  # anew, within a step
+        event(111.0, "step", seconds=5.0),
+        event(115.0, "progress", what="sampling before"),
+    ]
+    (tmp_path / runs.EVENTS).write_text("\n".join(lines))
+    assert runs.timings(tmp_path) == {
+        "setup_seconds": 6.0 + 5.0,
+        "pool_seconds": 5.0 + 4.0 + 4.0,
+        "training_seconds": 9.0,
+        "seconds_per_step": 2.25,
+    }
+    assert set(runs.timings(tmp_path / "none").values()) == {0.0}
+
+
 def test_a_number_that_json_lacks_is_null_at_any_depth() -> None:
     found = to_json(Scored(scores=[{"name": "x", "value": float("nan"), "reach": [1.0, float("inf")]}]))
     assert found["scores"] == [{"name": "x", "value": None, "reach": [1.0, None]}]
