@@ -272,6 +272,14 @@ def test_what_cannot_be_judged_or_trained_is_refused_before_a_folder_is_made(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cache_that_cannot_be_a_folder_is_refused_before_one_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file", tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match="cannot be"):
+            workflow.erase(short(tmp_path / "run"), cache=wrong)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_synonym_is_said_to_be_the_concept(tmp_path: Path) -> None:
     seen: list[Event] = []
     named = {"concept": "Kitten", "concept.anchor": "puppy", "concept.keep": ["owl", "bunny"], "evaluate.skip": True}
