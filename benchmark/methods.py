@@ -16,7 +16,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, variance
 from typing import Any
@@ -32,6 +32,7 @@ METHODS = ("esd", "ablation", "salun", "sfron", "ga")
 NAMES = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 
 Line = dict[str, Any]
+Key = Callable[[Line], tuple[str, ...]]
 NOTE = (
     "Per cent, judge `conv`. `before → after` are means over concepts, each concept's runs averaged first; in brackets "
     "the lowest and highest concept after; `sd` is the standard deviation of one run over seeds, within its concept."
@@ -109,8 +110,8 @@ def tables(lines: Sequence[Line]) -> str:
     """Markdown: a row a group of cells (method, optimizer, overrides), then a row a concept of each, then failures."""
     scored = [x for x in lines if "scores" in x]
     head = ("method", "optimizer", "overrides", "concepts", "runs", *(n.replace("_", " ") for n in NAMES))
-    rows = [(*_group(key), *_summary(found)) for key, found in _by(scored, _group)]
-    each = [(*_group(found[0]), key[-1], str(len(found)), *_cells(found)) for key, found in _by(scored, _concept)]
+    rows = [(*key, *_summary(found)) for key, found in _by(scored, _group)]
+    each = [(*key, str(len(found)), *_cells(found)) for key, found in _by(scored, _concept)]
     parts = [NOTE, _markdown(head, rows), NOTE_EACH, _markdown((*head[:3], "concept", "seeds", *head[5:]), each)]
     failed = [f"* {' '.join(map(str, identity(x)[:4]))}: {x['error']}" for x in lines if "error" in x]
     if failed:
@@ -118,9 +119,7 @@ def tables(lines: Sequence[Line]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _group(line: Line | tuple[Any, ...]) -> tuple[str, ...]:
-    if isinstance(line, tuple):
-        return line
+def _group(line: Line) -> tuple[str, ...]:
     overrides = [*line["set"], *([f"prompts={line['prompts']}"] if line.get("prompts", 200) != 200 else [])]
     return line["method"], line["optimizer"], " ".join(overrides)
 
@@ -129,8 +128,11 @@ def _concept(line: Line) -> tuple[str, ...]:
     return *_group(line), line["concept"]
 
 
-def _by(lines: Iterable[Line], key: Any) -> list[tuple[tuple[str, ...], list[Line]]]:
-    return [(found, list(rows)) for found, rows in itertools.groupby(sorted(lines, key=key), key)]
+def _by(lines: Iterable[Line], key: Key) -> list[tuple[tuple[str, ...], list[Line]]]:
+    found: dict[tuple[str, ...], list[Line]] = {}
+    for line in lines:
+        found.setdefault(key(line), []).append(line)
+    return sorted(found.items())
 
 
 def _summary(lines: Sequence[Line]) -> list[str]:

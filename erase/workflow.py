@@ -357,7 +357,11 @@ def export(folder: Path, format: str, output: Path) -> Path:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"output {output} exists and is not empty; name a new folder")
     _, model, _ = load_run(folder, torch.device("cpu"))
-    return save_pipeline(model, output, lambda scratch: write_card(folder, scratch))
+
+    def add_card(scratch: Path) -> None:
+        write_card(folder, scratch)
+
+    return save_pipeline(model, output, add_card)
 
 
 def listing(kind: str) -> list[tuple[str, str]]:
