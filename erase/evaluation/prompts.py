@@ -103,7 +103,7 @@ def world_asks(concept: Concept, prompts: int, seeds: int, *, neighbours: int = 
     `prompts` different sentences for each role, `seeds` pictures of each, balanced over classes and then over the
     other domain, colours and templates:
 
-    * forget: the concept by the word that was given, in all styles (or with all objects) and colours;
+    * forget: the concept by the name in `concept`, in all styles (or with all objects) and colours;
     * retain_in: the other concepts of its domain; retain_cross: the same pictures, scored on the other domain, so
       the concept is never named; neighbour: `concept.keep`, else the `neighbours` of `neighbours_of`.
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from erase.errors import InputError
 from erase.models import Model
+from erase.runtime import umask
 
 
 def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], None]) -> Path:
@@ -31,7 +32,7 @@ def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], None]) 
         model.pipeline().save_pretrained(scratch, safe_serialization=True)
         _drop_paths(scratch)
         add_card(scratch)
-        scratch.chmod(0o755)
+        scratch.chmod(0o777 & ~umask())
         if output.exists():
             output.rmdir()
         scratch.replace(output)
