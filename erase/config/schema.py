@@ -45,14 +45,25 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates and more pictures.
-_WORLD_TRAIN = {"rounds": 100, "batch": 12, "pool": {"batch": 32}}
+# Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates, and many pictures,
+# or it forgets some of the concept's looks only. Tuned on other concepts than docs/results.md reports.
+_WORLD_ROLE = {"schedule": "cosine", "warmup": 0}
+_WORLD_TRAIN = {"rounds": 120, "batch": 12, "pool": {"forget": 96, "retain": 160, "batch": 32}}
+# Guided pictures would teach a method that denoises them to guide twice (docs/methods.md).
+_WORLD_PLAIN = {**_WORLD_TRAIN, "pool": {**_WORLD_TRAIN["pool"], "guidance": 1.0, "steps": 25}}
+
+
+def _world(train: dict[str, Any], forget: float, retain: float) -> dict[str, Any]:
+    roles = {"forget": {"lr": forget, **_WORLD_ROLE}, "retain": {"lr": retain, **_WORLD_ROLE}}
+    return {"method": {"parameters": "xattn"}, "train": {**train, **roles}}
+
+
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "esd": {"train": {**_WORLD_TRAIN, "forget": {"lr": 2e-4}, "retain": {"lr": 2e-4}}},
-    "ablation": {"train": {**_WORLD_TRAIN, "forget": {"lr": 2e-4}, "retain": {"lr": 2e-4}}},
-    "salun": {"train": {**_WORLD_TRAIN, "forget": {"lr": 1e-4}, "retain": {"lr": 1e-4}}},
-    "sfron": {"train": {**_WORLD_TRAIN, "forget": {"lr": 1e-4}, "retain": {"lr": 1e-4}}},
-    "ga": {"train": {**_WORLD_TRAIN, "forget": {"lr": 1e-4}, "retain": {"lr": 2e-4}}},
+    "esd": _world(_WORLD_TRAIN, 4e-4, 4e-4),
+    "ablation": _world(_WORLD_TRAIN, 6e-4, 6e-4),
+    "salun": _world(_WORLD_PLAIN, 1e-4, 1e-4),
+    "sfron": _world(_WORLD_PLAIN, 2e-4, 2e-4),
+    "ga": _world(_WORLD_PLAIN, 1.5e-4, 2e-4),
 }
 
 
@@ -231,16 +242,6 @@ class TrainSection(Section):
         ge=0,
         description="Rounds between checkpoints; a crash loses the rounds since. 0: only at the end or a stop.",
     )
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> TrainSection:
-        for role in ("forget", "retain"):
-            plan = getattr(self, role)
-            if plan.schedule == "cosine" and plan.warmup >= self.rounds:
-                raise ValueError(
-                    f"{role}.warmup {plan.warmup} leaves nothing of {self.rounds} rounds for the cosine; lower it"
-                )
-        return self
 
 
 class EvaluateSection(Section):

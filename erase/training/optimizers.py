@@ -77,7 +77,8 @@ def build(
 
 
 def _schedule(plan: RolePlan, rounds: int) -> Callable[[int], float]:
-    return cosine(rounds, warm=plan.warmup) if plan.schedule == "cosine" else warmup(plan.warmup)
+    # A run shorter than its warm-up is a trial; its rate then only rises.
+    return cosine(rounds, warm=min(plan.warmup, rounds - 1)) if plan.schedule == "cosine" else warmup(plan.warmup)
 
 
 def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:

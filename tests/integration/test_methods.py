@@ -309,6 +309,8 @@ def test_a_cosine_ends_at_nothing_and_a_constant_does_not(tiny_model: Model) -> 
     rates = {role: [s.lr for s in steps if s.role == role] for role in ("forget", "retain")}
     assert rates["forget"] == pytest.approx([5e-4, 1e-3, 1e-3, 8.5355e-4, 5e-4, 1.4645e-4], rel=1e-3)
     assert rates["retain"] == [2e-3] * 6
+    short = run(make(build_tiny(), roles=(RolePlan(lr=1e-3, schedule="cosine", warmup=20),) * 2, rounds=2), 2)
+    assert [s.lr for s in short if s.role == "forget"] == pytest.approx([1e-3, 1e-3])
 
 
 def test_a_pattern_that_matches_nothing_is_refused(tiny_model: Model) -> None:

@@ -59,8 +59,10 @@ def test_defaults_cover_the_same_methods_and_the_names_that_the_schema_allows():
 def test_what_is_given_beats_what_the_method_sets():
     config = load_config(None, {"concept": "dog", "train.retain.lr": "3e-5", "train.pool.batch": 2})
     assert config.train.retain.lr == 3e-5
-    assert config.train.retain.warmup == METHOD_DEFAULTS["esd"]["train"]["retain"]["warmup"]
-    assert (config.train.pool.batch, config.train.pool.forget) == (2, 32)
+    assert config.train.forget.lr == WORLD_DEFAULTS["esd"]["train"]["forget"]["lr"]
+    assert (config.train.pool.batch, config.train.pool.forget) == (2, WORLD_DEFAULTS["esd"]["train"]["pool"]["forget"])
+    other = load_config(None, {"model": "elsewhere", "concept": "dog"})
+    assert other.train.retain.warmup == METHOD_DEFAULTS["esd"]["train"]["retain"]["warmup"]
 
 
 def test_defaults_are_not_changed_by_use():
@@ -193,10 +195,3 @@ def test_the_dump_is_plain_yaml():
         "anchor": "",
         "keep": "auto",
     }
-
-
-def test_a_warmup_must_end_before_its_cosine():
-    given = {"train.retain.schedule": "cosine", "train.retain.warmup": 20, "train.rounds": 20}
-    with pytest.raises(InputError, match=r"retain\.warmup 20 leaves nothing of 20 rounds"):
-        load_config(None, given)
-    assert load_config(None, {**given, "train.rounds": 21}).train.retain.schedule == "cosine"
