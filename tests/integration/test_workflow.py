@@ -413,3 +413,10 @@ def test_a_run_on_another_model_has_pictures_a_page_and_a_card(
         workflow.evaluate(folder)
     card = workflow.export(folder, "diffusers", tmp_path / "out") / "README.md"
     assert "Van Gogh" in card.read_text() and str(tmp_path) not in card.read_text()
+
+
+def test_neighbours_are_nearest_in_whole_sentences(tmp_path: Path) -> None:
+    """By the raw cosine of a bare "a cat" they were trumpet, hammer and coffin."""
+    concept, _ = workflow.prepare_concept(short(tmp_path / "x", concept="cat"), load_model("world"))
+    assert concept.keep[0] == "fox"
+    assert not {"trumpet", "hammer", "coffin"} & set(concept.keep)
