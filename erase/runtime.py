@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from erase.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 PACKAGES = ("erase", "torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "numpy")
@@ -122,6 +123,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, all or nothing; NaN and infinity are errors, as JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write a picture, uint8 (H, W, 3), all or nothing."""
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, "png")
 
 
 def file_hash(path: Path) -> str:

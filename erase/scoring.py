@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from erase import runs
@@ -22,7 +21,7 @@ from erase.evaluation.rows import Arm, Row, Setting, image_sha, make_row, write_
 from erase.events import OnEvent, ShouldStop, Warned
 from erase.models import Model, model_hash, put_tensors
 from erase.report.schema import Pair, Picture
-from erase.runtime import environment, replacing
+from erase.runtime import environment, write_png
 from erase.sampling import Shot, noise_hash, sample
 
 
@@ -108,7 +107,7 @@ def draw_pairs(
             what=what,
         )
         for number, image in enumerate(drawn):
-            _save(image, folder / f"images/{arm}/{number:04d}.png")
+            write_png(folder / f"images/{arm}/{number:04d}.png", image)
     return [
         Pair(
             role=role,
@@ -120,11 +119,6 @@ def draw_pairs(
         )
         for i, ((role, words), shot) in enumerate(zip(named, shots, strict=True))
     ]
-
-
-def _save(image: np.ndarray, path: Path) -> None:
-    with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary)
 
 
 def _judge_arm(
@@ -163,7 +157,7 @@ def _judge_arm(
     seen: dict[tuple[str, int], tuple[dict[str, Any], str, str, str]] = {}
     for number, (ask, shot, image, look) in enumerate(zip(drawn, shots, images, looks, strict=True)):
         name = f"images/{arm}/{number:04d}.png"
-        _save(image, folder / name)
+        write_png(folder / name, image)
         look["flags"]["nan"] = number in lost
         seen[ask.prompt_id, ask.seed] = look, name, image_sha(image), noise_hash(model, shot)
     rows = []

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from erase import runs
@@ -32,9 +31,9 @@ from erase.runtime import (
     file_hash,
     output_folder,
     pick_device,
-    replacing,
     user_path,
     write_json,
+    write_png,
     write_text,
 )
 from erase.sampling import Shot, sample
@@ -233,8 +232,7 @@ def _preview(model: Model, concept: Concept, path: Path, round: int, log: OnEven
     shots = [Shot(phrase(frame, w), f"preview/{i}", 0) for i, w in enumerate(words)]
     pictures = sample(model, shots, steps=12)
     rows = [np.concatenate(pictures[i : i + 4], axis=1) for i in (0, 4)]
-    with replacing(path) as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary)
+    write_png(path, np.concatenate(rows))
     log(Preview(step=round, images=path))
 
 
@@ -344,8 +342,7 @@ def generate(
     paths = []
     for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True)):
         path = output / f"{number:04d}-seed{shot.seed}.png"
-        with replacing(path) as temporary:
-            Image.fromarray(picture).save(temporary)
+        write_png(path, picture)
         paths.append(path)
     return paths
 

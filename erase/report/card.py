@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from PIL import Image
 
 from erase.errors import InputError
 from erase.report.html import UNJUDGED, concept_name, headline, lead, limits, nested, read_picture, table
 from erase.report.schema import Pair, Report, build_report, read_report
-from erase.runtime import replacing, write_text
+from erase.runtime import write_png, write_text
 
 GRID = "before_after.png"
 TILE, GAP, SHOWN = 160, 8, 6
@@ -107,8 +108,7 @@ def write_grid(folder: Path, images: Sequence[Pair], path: Path) -> bool:
         for y, tile in enumerate(column):
             if tile:
                 sheet.paste(tile, (GAP + x * (TILE + GAP), GAP + y * (TILE + GAP)))
-    with replacing(path) as temporary:
-        sheet.save(temporary, "png")
+    write_png(path, np.asarray(sheet))
     return True
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from erase import runs
 from erase.errors import InputError
 from erase.events import Scored, Step, ignore, to_json
 from erase.report.schema import build_report, write_report
-from erase.runtime import output_folder, user_path, write_json, write_text
+from erase.runtime import output_folder, user_path, write_json, write_png, write_text
 
 
 @pytest.fixture
@@ -37,11 +38,13 @@ def report(folder: Path) -> None:
     )
 
 
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
 WRITERS: dict[str, Callable[[Path], object]] = {
     runs.MODEL: lambda folder: runs.save_tensors(folder / runs.MODEL, {"a": torch.zeros(500)}, {}),
     runs.CHECKPOINT: lambda folder: runs.save_checkpoint(folder, {"round": 1, "trained": {"a": torch.zeros(500)}}),
     runs.REPORT: report,
     runs.GUARDS: lambda folder: write_json(folder / runs.GUARDS, ["x" * 1000]),
+    "images/a.png": lambda folder: write_png(folder / "images/a.png", NOISE),
 }
 
 
