@@ -6,6 +6,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -32,34 +34,55 @@ MODEL = "model/unet.safetensors"
 CHECKPOINT = "checkpoint/state.pt"
 
 
-def new_folder(root: Path, concept: str, method: str) -> Path:
-    """Make `<root>/<date>-<concept>-<method>[-n]`; the number keeps runs of one day apart."""
+def new_folder(root: Path, concept: str, method: str, config: str) -> Path:
+    """Make `<root>/<date>-<concept>-<method>[-n]` with its config.yaml; the number keeps runs of one day apart."""
     name = re.sub(r"[^a-z0-9]+", "-", f"{date.today().isoformat()}-{concept}-{method}".lower()).strip("-")
     for n in range(1, 10_000):
         folder = root / (name if n == 1 else f"{name}-{n}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise InputError(f"cannot make the run folder {folder}: {error.strerror or error}") from None
-        return folder
+        with _all_or_nothing(folder):
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise InputError(f"cannot make the run folder {folder}: {error.strerror or error}") from None
+            write_text(folder / CONFIG, config)
+            return folder
     raise InputError(f"{root} holds 10,000 runs named {name}; choose another output")
 
 
-def claim_folder(folder: Path) -> Path:
-    """Make the folder the user named; it must not exist yet, or be empty."""
+def claim_folder(folder: Path, config: str) -> Path:
+    """Make the folder the user named, with its config.yaml; it must not exist yet, or be empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         state = "a finished run" if (folder / DONE).exists() else "another run or other files"
         raise InputError(f"output {folder} already holds {state}; name a new folder, or use --resume {folder}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / EVENTS).open("x").close()  # of two that claim it at once, one fails here
-    except FileExistsError:
-        raise InputError(f"output {folder} is being written by another run; name a new folder") from None
-    except OSError as error:
-        raise InputError(f"cannot make the output folder {folder}: {error.strerror or error}") from None
+    with _all_or_nothing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / EVENTS).open("x").close()  # of two that claim it at once, one fails here
+        except FileExistsError:
+            raise InputError(f"output {folder} is being written by another run; name a new folder") from None
+        except OSError as error:
+            raise InputError(f"cannot make the output folder {folder}: {error.strerror or error}") from None
+        try:
+            write_text(folder / CONFIG, config)
+        except BaseException:
+            (folder / EVENTS).unlink(missing_ok=True)
+            raise
     return folder
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """Remove the folders that the block made, `folder` and those above it, if it fails; never one with files in it."""
+    made = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
+    try:
+        yield
+    except BaseException:
+        for place in made:
+            with suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def require_run(folder: Path, *, finished: bool = False) -> Path:

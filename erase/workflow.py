@@ -34,7 +34,6 @@ from erase.runtime import (
     user_path,
     write_json,
     write_png,
-    write_text,
 )
 from erase.sampling import Shot, sample
 from erase.scoring import JudgePlan, content_hash, draw_pairs, judge_run
@@ -81,11 +80,9 @@ def erase(
     if resume is not None:
         folder = resume
     elif output:
-        folder = runs.claim_folder(user_path(output))
+        folder = runs.claim_folder(user_path(output), to_yaml(config))
     else:
-        folder = runs.new_folder(RUNS, concept.name, config.method.name)
-    if resume is None:
-        write_text(folder / runs.CONFIG, to_yaml(config))
+        folder = runs.new_folder(RUNS, concept.name, config.method.name, to_yaml(config))
     log = runs.EventLog(folder, on_event)
     for text in warnings:
         log(Warned(text=text))

@@ -74,7 +74,7 @@ def test_what_is_written_has_the_rights_that_the_umask_leaves(name: str, tmp_pat
 def _claim(folder: Path, start: Any, won: Any) -> None:
     start.wait()
     try:
-        runs.claim_folder(folder)
+        runs.claim_folder(folder, "")
         won.put(os.getpid())
     except InputError:
         won.put(None)
@@ -93,13 +93,43 @@ def test_one_of_many_runs_gets_the_folder(tmp_path: Path) -> None:
         assert sum(pid is not None for pid in found) == 1
 
 
+def test_the_run_that_comes_second_leaves_the_first_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Path.mkdir
+
+    def overtaken(path: Path, *args: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        runs.claim_folder(tmp_path / "run", "first")
+        make(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", overtaken)
+    with pytest.raises(InputError, match="is being written by another run"):
+        runs.claim_folder(tmp_path / "run", "second")
+    assert (tmp_path / "run" / runs.CONFIG).read_text() == "first"
+    assert (tmp_path / "run" / runs.EVENTS).exists()
+
+
 def test_folders_of_one_day_are_numbered(tmp_path: Path) -> None:
-    names = [runs.new_folder(tmp_path, "Pixel art!", "esd").name for _ in range(3)]
+    names = [runs.new_folder(tmp_path, "Pixel art!", "esd", "").name for _ in range(3)]
     assert names[0].endswith("-pixel-art-esd")
     assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot make the run folder"):
-        runs.new_folder(tmp_path / "file", "cat", "esd")
+        runs.new_folder(tmp_path / "file", "cat", "esd", "")
+
+
+@pytest.mark.parametrize("there", [[], ["deep"], ["deep", "deep/run"]])
+def test_a_configuration_that_cannot_be_written_leaves_what_was_there(
+    there: list[str], tmp_path: Path, full_disk: None
+) -> None:
+    for name in there:
+        (tmp_path / name).mkdir()
+    for claim in (
+        lambda: runs.claim_folder(tmp_path / "deep/run", "x" * 1000),
+        lambda: runs.new_folder(tmp_path / "deep/runs", "cat", "esd", "x" * 1000),
+    ):
+        with pytest.raises(InputError, match=r"cannot write .*config\.yaml"):
+            claim()
+        assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == there
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"event": "started"}\n', b'{"event": "started"}\n{"event": "st\xc3'])
