@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
 from erase.errors import InputError
-from erase.report.html import UNJUDGED, concept_name, headline, lead, limits, nested, read_picture, table
+from erase.report.html import (
+    UNJUDGED,
+    concept_name,
+    headline,
+    lead,
+    limits,
+    nested,
+    read_picture,
+    table,
+    without_paths,
+)
 from erase.report.schema import Pair, Report, build_report, read_report
 from erase.runtime import write_png, write_text
 
@@ -57,7 +66,7 @@ def card(report: Report, *, grid: bool) -> str:
     if grid:
         lines += [f"![Before (upper row) and after (lower row), same prompts and seeds]({GRID})", ""]
     lines += ["## Scores", "", *_scores(report)]
-    recipe = yaml.safe_dump(_without_paths(report.config), sort_keys=False, allow_unicode=True).rstrip()
+    recipe = yaml.safe_dump(without_paths(report.config), sort_keys=False, allow_unicode=True).rstrip()
     fence = "`" * max(3, _longest_ticks(recipe) + 1)
     lines += ["", "## Recipe", "", f"{fence}yaml", recipe, fence, "", "## Limits", ""]
     lines += [f"- {_inline(line)}" for line in limits(report)]
@@ -75,20 +84,6 @@ def _scores(report: Report) -> list[str]:
         cells = [f"{c['value']} ({c['range']})" if c["range"] else c["value"] for c in row["cells"]]
         lines.append("| " + " | ".join(map(_inline, [f"{row['label']}, {row['wish']}", *cells, str(row["n"])])) + " |")
     return lines
-
-
-def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without folders of the machine it ran on: of a path, the last name is kept."""
-    return {key: _last_name(value) for key, value in config.items() if key != "output"}
-
-
-def _last_name(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _last_name(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_last_name(inner) for inner in value]
-    local = isinstance(value, str) and (value.startswith(("/", "~", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", value))
-    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if local else value
 
 
 def write_grid(folder: Path, images: Sequence[Pair], path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def render(report: Report, folder: Path) -> str:
         "losses_svg": Markup(losses_svg(read_steps(folder / "events.jsonl"))),
         "guards": flat(report.guards),
         "limits": limits(report),
-        "config": yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True),
+        "config": yaml.safe_dump(without_paths(report.config), sort_keys=False, allow_unicode=True),
         "folded": [
             ("Environment", flat(report.environment)),
             ("Timings", [(key, f"{value:.1f} s") for key, value in report.timings.items()]),
@@ -85,10 +86,24 @@ def nested(config: dict[str, Any], *keys: str) -> Any:
     return found
 
 
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without folders of the machine it ran on: of a path, the last name is kept."""
+    return {key: _last_name(value) for key, value in config.items() if key != "output"}
+
+
+def _last_name(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _last_name(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_last_name(inner) for inner in value]
+    local = isinstance(value, str) and (value.startswith(("/", "~", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", value))
+    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if local else value
+
+
 def kicker(report: Report) -> str:
     """Model, method, optimizer and run, in one line."""
     parts = [
-        nested(report.config, "model"),
+        nested(without_paths(report.config), "model"),
         nested(report.config, "method", "name"),
         nested(report.config, "train", "optimizer"),
         report.run_id,

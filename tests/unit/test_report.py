@@ -360,7 +360,7 @@ def test_card_of_a_hub_model_names_it(run, tmp_path):
     assert "before_after.png" not in text and not (tmp_path / "export/before_after.png").exists()
 
 
-def test_card_tells_no_folder_of_this_machine(run, tmp_path, monkeypatch):
+def test_card_and_page_tell_no_folder_of_this_machine(run, tmp_path, monkeypatch):
     (tmp_path / "models/mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     secret = str(tmp_path / "models")
@@ -372,3 +372,7 @@ def test_card_tells_no_folder_of_this_machine(run, tmp_path, monkeypatch):
         recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)\n```", text, re.DOTALL).group(1))
         assert (recipe["model"], recipe["more"]) == (shown, {"cache": "kept", "of": ["models"]})
         assert secret not in text and "output" not in recipe
+        page = write_html(run).read_text()
+        assert f'<p class="kicker">{shown} · esd' in page and f"model: {shown}\n" in page
+        assert secret not in page and "output" not in page
+        assert read_report(run / "report.json").config == config
