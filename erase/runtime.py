@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-PACKAGES = ("erase", "torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "numpy")
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "numpy")
 
 
 def pick_device(wanted: str = "auto") -> torch.device:
@@ -47,7 +47,10 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and platform, for report.json."""
     from importlib.metadata import PackageNotFoundError, version
 
+    from erase import __version__
+
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    found["erase"] = __version__  # also where the program runs from a folder and is not installed
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -57,6 +60,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     found["threads"] = torch.get_num_threads()
+    found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return found
 
 

@@ -24,6 +24,9 @@ from erase.report.schema import Pair, Picture
 from erase.runtime import environment, write_png
 from erase.sampling import Shot, noise_hash, sample
 
+# What of `environment` can move a picture's last bits; `erase` is there for the sampler's own code.
+MOVES_BITS = ("erase", "torch", "diffusers", "transformers", "device", "threads", "cpu_capability")
+
 
 @dataclass(frozen=True, slots=True)
 class JudgePlan:
@@ -134,7 +137,7 @@ def _judge_arm(
 ) -> list[Row]:
     drawn = pictures(asks)
     shots = [Shot(a.prompt, a.prompt_id, a.seed) for a in drawn]
-    kept = None if cache is None or arm != "before" else cache / f"{_key(model, setting, shots)}.safetensors"
+    kept = None if cache is None or arm != "before" else cache / f"{pictures_key(model, setting, shots)}.safetensors"
     known = None if kept is None else read_pictures(kept, len(shots), model.picture_shape)
     if known is None:
         lost: set[int] = set()
@@ -180,8 +183,9 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _key(model: Model, setting: Setting, shots: list[Shot]) -> str:
-    """Everything that a picture depends on; device, threads and versions too, as they move the last bits."""
+def pictures_key(model: Model, setting: Setting, shots: list[Shot]) -> str:
+    """Everything that a picture depends on."""
+    here = environment(model.device)
     parts = {name: getattr(model, name).config for name in ("text_encoder", "unet", "vae", "scheduler")}
     configs = {name: dict(c) if isinstance(c, dict) else c.to_dict() for name, c in parts.items()}
     return content_hash(
@@ -191,6 +195,6 @@ def _key(model: Model, setting: Setting, shots: list[Shot]) -> str:
             "tokens": model.ids([shot.prompt for shot in shots] + [""]).tolist(),
             "shots": [(shot.prompt_id, shot.seed) for shot in shots],
             "sampler": (setting.sampler, setting.steps, setting.cfg),
-            "environment": environment(model.device),
+            "environment": {name: here[name] for name in MOVES_BITS},
         }
     )

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from erase.concept import Concept
-from erase.evaluation.rows import KEYS, read_rows
+from erase.evaluation.rows import KEYS, Setting, read_rows
 from erase.events import Event, Progress, Warned, ignore, never
 from erase.models import Model, load_model, model_hash, put_tensors, select
-from erase.scoring import JudgePlan, content_hash, judge_run
+from erase.runtime import environment
+from erase.sampling import Shot
+from erase.scoring import JudgePlan, content_hash, judge_run, pictures_key
 
 PLAN = JudgePlan("run", "esd", seed=7, prompts=2, seeds=2, steps=1, guidance=3.0, hp_id="abc")
 CONCEPT = Concept("cat", keep=("dog",))
@@ -83,6 +85,19 @@ def test_the_base_is_sampled_once_for_runs_judged_alike(world: Model, arms: Any,
         assert run("epsilon")[1]
     finally:
         world.scheduler = scheduler
+
+
+def test_pictures_are_kept_for_where_their_bits_come_out_alike(world: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = environment(world.device)
+
+    def key(**changes: Any) -> str:
+        monkeypatch.setattr("erase.scoring.environment", lambda device: {**found, **changes})
+        return pictures_key(world, Setting("run", "esd", "cat", "object", "ddim", 1, 3.0), [Shot("a cat", "id", 0)])
+
+    assert key() == key(platform="another kernel", python="3.99", accelerate="9", open_clip_torch="9", numpy="9")
+    for name in ("erase", "torch", "diffusers", "transformers", "device", "threads", "cpu_capability"):
+        assert found[name], name
+        assert key() != key(**{name: "other"}), name
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(world: Model, arms: Any, tmp_path: Path) -> None:
