@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +93,17 @@ def _run(options: argparse.Namespace) -> int:
     from erase.config import load_config
 
     given = overrides(options)
-    if options.resume is not None:
-        if options.config is not None or given:
-            raise InputError("--resume goes on with the run's own settings; leave out the file and the other flags")
-        stored = options.resume / "config.yaml"
-        if not stored.is_file():
-            raise InputError(f"{options.resume} is no run folder: it has no config.yaml")
-        config = load_config(stored)
-    else:
+    if options.resume is None:
         config = load_config(options.config, given)
+    elif options.config is not None or given:
+        raise InputError("--resume goes on with the run's own settings; leave out the file and the other flags")
     from erase import workflow
     from erase.terminal import Listener, score_table, stopping_on_signals
 
+    start = partial(workflow.erase, config) if options.resume is None else partial(workflow.resume, options.resume)
     with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
         try:
-            folder = workflow.erase(config, on_event=listener, should_stop=stop, resume=options.resume)
+            folder = start(on_event=listener, should_stop=stop)
         except (KeyboardInterrupt, Interrupted) as error:
             raise _interrupted(error, listener.folder or options.resume) from None
     if not listener.complete:
@@ -127,21 +124,11 @@ def _interrupted(error: BaseException, folder: Path | None) -> Interrupted:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from erase.config import load_config, to_yaml, unused_settings
-    from erase.runtime import user_path
+    from erase.check import check_config
+    from erase.config import load_config, to_yaml
 
     config = load_config(options.config, overrides(options))
-    for path in filter(None, (config.model, config.output)):
-        user_path(path)
-    if config.model == "world":
-        from erase.evaluation.prompts import world_asks, world_concept
-
-        given = config.concept
-        named = () if given.keep == "auto" else given.keep
-        concept = world_concept(given.name, given.kind, given.anchor, named)
-        if not config.evaluate.skip:
-            world_asks(concept, config.evaluate.prompts, config.evaluate.seeds)
-    for text in unused_settings(config):
+    for text in check_config(config):
         print(f"warning: {text}", file=sys.stderr)
     print(to_yaml(config), end="")
     return 0

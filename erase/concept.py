@@ -41,3 +41,14 @@ def phrase(frame: str, words: str) -> str:
         if part in ("a", "an") and parts[i + 1]:
             parts[i] = "an" if parts[i + 1][0].lower() in "aeiou" else "a"
     return " ".join(parts)
+
+
+def sentence(concept: Concept, words: str) -> str:
+    """The words in the first frame of the concept's kind; "" for none."""
+    return phrase(FRAMES[concept.kind][0], words)
+
+
+def specimens(concept: Concept) -> list[tuple[str, str]]:
+    """What to look at before anything is judged, as (role, words): the concept four times, four of what is kept."""
+    kept = [concept.keep[i % len(concept.keep)] for i in range(4)]
+    return [("forget", concept.name)] * 4 + [("neighbour", words) for words in kept]

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from erase import runs
-from erase.concept import FRAMES, Concept, phrase
+from erase.concept import Concept, sentence, specimens
 from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judges import Judges, load_judges
@@ -82,32 +82,29 @@ def judge_run(
 
 
 def draw_pairs(
+    plan: JudgePlan,
     model: Model,
     arms: dict[Arm, dict[str, Tensor]],
     concept: Concept,
-    steps: int,
-    guidance: float,
     folder: Path,
     on_event: OnEvent,
     should_stop: ShouldStop,
 ) -> list[Pair]:
     """Pictures of the concept and of what is kept, before and after, where nothing can or shall be judged."""
-    frame = FRAMES[concept.kind][0]
-    named = [("forget", concept.name)] * 4 + [("neighbour", concept.keep[i % len(concept.keep)]) for i in range(4)]
-    shots = [Shot(phrase(frame, words), f"pair/{words}", i) for i, (_, words) in enumerate(named)]
+    named = specimens(concept)
+    shots = [Shot(sentence(concept, words), f"pair/{words}", i) for i, (_, words) in enumerate(named)]
     for arm in ("before", "after"):
         put_tensors(model.unet, arms[arm])
-        what = f"sampling {arm}"
         drawn = sample(
             model,
             shots,
-            steps=steps,
-            guidance=guidance,
+            steps=plan.steps,
+            guidance=plan.guidance,
             batch=8,
             broken="blank",
             on_event=on_event,
             should_stop=should_stop,
-            what=what,
+            what=f"sampling {arm}",
         )
         for number, image in enumerate(drawn):
             write_png(folder / f"images/{arm}/{number:04d}.png", image)

@@ -15,14 +15,12 @@ from erase.models import Model
 from erase.runtime import umask
 
 
-def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], None]) -> Path:
+def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], object]) -> Path:
     """Save the model's parts to `output` in float32, with what `add_card(folder)` puts beside them; all or nothing.
 
     float32 is what the run computed its pictures with, so the folder's pictures equal them. Raises `InputError` when
-    the folder exists and is not empty, or cannot be written.
+    the folder cannot be written, as where one is with something in it.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output {output} exists and is not empty; name a new folder")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))

@@ -23,6 +23,7 @@ from erase.errors import EraseError, InputError, Interrupted
 from erase.evaluation.rows import read_rows
 from erase.events import Event, Step, Warned, ignore
 from erase.models import load_model
+from erase.prepare import load_run, prepare_concept, stored_config
 from erase.runtime import pick_device
 from erase.sampling import Shot, first_noise, sample
 from tests.integration.conftest import build_tiny
@@ -74,7 +75,7 @@ def test_both_arms_draw_the_same_prompts_from_the_same_noise(run: Path) -> None:
         for arm in ("before", "after")
     ]
     assert asked[0] == asked[1]
-    models = {"before": load_model("world"), "after": workflow.load_run(run, torch.device("cpu"))[1]}
+    models = {"before": load_model("world"), "after": load_run(run, stored_config(run), torch.device("cpu"))[0]}
     kept: dict[str, list[np.ndarray]] = {}
     for arm, model in models.items():
         chosen = [r for r in rows if r["arm"] == arm][:3]
@@ -137,8 +138,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(run: Path, tmp_path: Path) -> No
             should_stop=lambda: sum(isinstance(e, Step) for e in seen) >= 4,
         )
     assert not (tmp_path / "stopped" / runs.DONE).exists()
-    config = short(tmp_path / "stopped")
-    folder = workflow.erase(config, resume=tmp_path / "stopped")
+    folder = workflow.resume(tmp_path / "stopped")
     straight, resumed = load_file(run / runs.MODEL), load_file(folder / runs.MODEL)
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
@@ -417,6 +417,6 @@ def test_a_run_on_another_model_has_pictures_a_page_and_a_card(
 
 def test_neighbours_are_nearest_in_whole_sentences(tmp_path: Path) -> None:
     """By the raw cosine of a bare "a cat" they were trumpet, hammer and coffin."""
-    concept, _ = workflow.prepare_concept(short(tmp_path / "x", concept="cat"), load_model("world"))
+    concept = prepare_concept(short(tmp_path / "x", concept="cat"), load_model("world"))
     assert concept.keep[0] == "fox"
     assert not {"trumpet", "hammer", "coffin"} & set(concept.keep)

@@ -39,6 +39,7 @@ def workflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.SimpleNam
     fake = types.SimpleNamespace(
         calls=calls,
         erase=verb("erase", tmp_path / "run"),
+        resume=verb("resume", tmp_path / "run"),
         evaluate=verb("evaluate", [SCORE]),
         export=verb("export", tmp_path / "out"),
         generate=verb("generate", [tmp_path / "a.png", tmp_path / "b.png"]),
@@ -60,8 +61,8 @@ def test_run_without_anything_erases_the_demo_concept(workflow, capsys, tmp_path
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report.html").touch()
     assert main(["run"]) == 0
-    name, (config,), given = workflow.calls[0]
-    assert (name, config.model, config.concept.name, given["resume"]) == ("erase", "world", "cat", None)
+    name, (config,), _ = workflow.calls[0]
+    assert (name, config.model, config.concept.name) == ("erase", "world", "cat")
     assert capsys.readouterr().out == f"report: {tmp_path / 'run' / 'report.html'}\n"
 
 
@@ -78,14 +79,13 @@ def test_flags_file_and_set_reach_the_configuration(workflow, tmp_path):
 
 
 def test_resume_takes_the_stored_settings_and_no_others(workflow, capsys, tmp_path):
-    (tmp_path / "config.yaml").write_text("concept: owl\n")
     assert main(["run", "--resume", str(tmp_path)]) == 0
-    assert workflow.calls[0][1][0].concept.name == "owl"
-    assert workflow.calls[0][2]["resume"] == tmp_path
-    assert main(["run", "--resume", str(tmp_path), "--seed", "1"]) == 2
-    assert "leave out" in error_of(capsys)
-    assert main(["run", "--resume", str(tmp_path / "none")]) == 2
-    assert "is no run folder" in error_of(capsys)
+    capsys.readouterr()
+    for given in (["--seed", "1"], ["file.yaml"]):
+        assert main(["run", "--resume", str(tmp_path), *given]) == 2
+        assert "leave out" in error_of(capsys)
+    ((name, (folder,), _),) = workflow.calls
+    assert (name, folder) == ("resume", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_errors_end_with_their_code_and_no_traceback(error, code, said, workflow
 
 
 def test_a_stopped_run_says_how_to_go_on(workflow, capsys, monkeypatch):
-    def stopped(config, on_event, should_stop, resume):
+    def stopped(config, on_event, should_stop):
         on_event(Started(folder=Path("runs/x"), total=4))
         os.kill(os.getpid(), signal.SIGINT)
         assert should_stop()
@@ -161,7 +161,7 @@ def test_a_stopped_run_says_how_to_go_on(workflow, capsys, monkeypatch):
 
 
 def test_the_second_interrupt_quits_at_once(workflow, capsys, monkeypatch):
-    def stubborn(config, on_event, should_stop, resume):
+    def stubborn(config, on_event, should_stop):
         on_event(Started(folder=Path("runs/x"), total=4))
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -315,6 +315,11 @@ def test_check_takes_any_concept_of_another_model_and_warns_of_what_is_unused(ca
     assert main(["check", "--model", "some/model", "--concept", "unicorn", "--optimizer", "joint"]) == 0
     err = capsys.readouterr().err
     assert err == "warning: train.retain.warmup 20 is unused: joint has one optimizer, forget's\n"
+
+
+def test_check_says_how_the_world_calls_what_was_named(capsys):
+    assert main(["check", "--concept", "Kitten"]) == 0
+    assert capsys.readouterr().err == "warning: 'Kitten' is trained and judged as 'cat', its name in the world\n"
 
 
 def test_the_help_of_check_says_what_is_not_checked(capsys):

@@ -1,0 +1,89 @@
+"""Train one run: previews and checkpoints on the way, at the end its model and the proof that it did something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from erase import runs
+from erase.concept import sentence, specimens
+from erase.errors import EraseError, Interrupted
+from erase.evaluation.rows import Arm
+from erase.events import Finished, OnEvent, Preview, Saved, ShouldStop
+from erase.runtime import write_json, write_png
+from erase.sampling import Shot, sample
+from erase.training import Session, TrainPlan, train
+
+
+def train_run(
+    session: Session,
+    plan: TrainPlan,
+    first: int,
+    *,
+    steps: int,
+    guidance: float,
+    base: str,
+    folder: Path,
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+) -> dict[Arm, dict[str, Tensor]]:
+    """Train from round `first` on; leave the trained tensors in model/ and in the session's model; return both arms'.
+
+    The probe picture is drawn in `steps` at `guidance`; `base` is the base model's name, for the file of tensors.
+    """
+
+    def save(round: int) -> None:
+        runs.save_checkpoint(folder, {"round": round, **session.state_dict()})
+        on_event(Saved(path=folder / runs.CHECKPOINT))
+
+    def preview(round: int) -> None:
+        path = folder / "images" / f"preview-{round:05d}.png"
+        write_png(path, _grid(session))
+        on_event(Preview(step=round, images=path))
+
+    done = train(session, plan, first=first, on_event=on_event, should_stop=should_stop, save=save, preview=preview)
+    if done < plan.rounds:
+        on_event(Finished(folder=folder, complete=False))
+        raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: erase run --resume {folder}")
+    write_json(folder / runs.GUARDS, guards(session, steps, guidance))
+    metadata = {"format": "pt", "base": base, "concept": session.concept.name, "method": session.method.name}
+    runs.save_tensors(folder / runs.MODEL, session.trained.tensors(), metadata)
+    on_event(Saved(path=folder / runs.MODEL))
+    for parameter in session.trained.parameters.values():
+        parameter.requires_grad_(False)
+    trained = {name: value.clone() for name, value in session.trained.tensors().items()}
+    return {"before": session.trained.originals, "after": trained}
+
+
+def guards(session: Session, steps: int, guidance: float) -> dict[str, Any]:
+    """Proof that the run did something; raises `EraseError` if not, so that it is not reported as done."""
+    change = session.trained.change()
+    changed = sum(value > 0 for value in change.values())
+    if not changed:
+        raise EraseError("no tensor changed in this run; raise the rates or the rounds")
+    probe = [Shot(sentence(session.concept, session.concept.name), "probe", 0)]
+    after = sample(session.model, probe, steps=steps, guidance=guidance)[0]
+    with session.trained.teacher():
+        before = sample(session.model, probe, steps=steps, guidance=guidance)[0]
+    if not (before != after).any():
+        raise EraseError("the probe picture is the same as before, to the bit; raise the rates or the rounds")
+    scopes: dict[str, list[float]] = {}
+    for name, value in change.items():
+        scopes.setdefault(".".join(name.split(".")[:2]), []).append(value)
+    return {
+        "trained_tensors": len(change),
+        "changed_tensors": changed,
+        "probe_changed": True,
+        "relative_change": {scope: float(np.mean(values)) for scope, values in scopes.items()},
+    }
+
+
+def _grid(session: Session) -> np.ndarray:
+    """Four pictures of the concept above four of what is kept, at fixed noise: uint8 (2 H, 4 W, 3)."""
+    words = [words for _, words in specimens(session.concept)]
+    shots = [Shot(sentence(session.concept, w), f"preview/{i}", 0) for i, w in enumerate(words)]
+    pictures = sample(session.model, shots, steps=12)
+    return np.concatenate([np.concatenate(pictures[i : i + 4], axis=1) for i in (0, 4)])

@@ -1,0 +1,134 @@
+"""From a configuration to what the layers below take: device, model, concept, plans. They see no configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from erase import runs
+from erase.check import check_config, named_concept
+from erase.concept import Concept, sentence
+from erase.config import WORLD, Config, load_config
+from erase.errors import InputError
+from erase.evaluation.rows import Arm
+from erase.events import OnEvent, ShouldStop
+from erase.methods import Options
+from erase.models import Model, load_model, put_tensors, select
+from erase.runtime import output_folder, pick_device, user_path
+from erase.scoring import JudgePlan, content_hash
+from erase.training import PoolPlan, RolePlan, Session, TrainPlan, neighbours
+from erase.training.session import MethodPlan, accelerator_for
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run that can begin. `config` is resolved: a run from it alone is the same run.
+
+    `warnings` are lines for the user; `cache` is a folder that keeps the base model's pictures for other runs.
+    """
+
+    config: Config
+    model: Model
+    concept: Concept
+    warnings: list[str]
+    cache: Path | None = None
+
+
+def prepare(config: Config, device: torch.device, cache: Path | None = None) -> Job:
+    """Check everything that a run needs and load its model. Raises `InputError`; writes nothing."""
+    warnings = check_config(config)
+    if cache is not None:
+        output_folder(user_path(cache))
+    accelerator_for(config.train.precision, device)
+    model = load_model(config.model, device)
+    select(model.unet, config.method.parameters)
+    concept = prepare_concept(config, model)
+    warnings += too_long(model, [sentence(concept, words) for words in (concept.name, concept.anchor, *concept.keep)])
+    return Job(_resolved(config, concept, device), model, concept, warnings, cache)
+
+
+def prepare_concept(config: Config, model: Model) -> Concept:
+    """The concept with its kind looked up and its neighbours chosen."""
+    concept = named_concept(config)
+    return concept if concept.keep else replace(concept, keep=neighbours(model, concept))
+
+
+def too_long(model: Model, prompts: list[str]) -> list[str]:
+    """A warning for each prompt that the model cuts."""
+    over = {prompt: model.too_long(prompt) for prompt in prompts}
+    return [f"prompt {p!r} is {n} tokens over the model's limit; the end is cut off" for p, n in over.items() if n]
+
+
+def _resolved(config: Config, concept: Concept, device: torch.device) -> Config:
+    """What config.yaml and the report keep: nothing is left to look up, and a run from it makes a folder of its own."""
+    model = config.model if config.model == WORLD else str(user_path(config.model).resolve())
+    named = {"name": concept.name, "kind": concept.kind, "keep": list(concept.keep), "anchor": concept.anchor}
+    section = config.concept.model_copy(update=named)
+    return config.model_copy(update={"model": model, "concept": section, "device": str(device), "output": None})
+
+
+def stored_config(folder: Path, *, finished: bool = False) -> Config:
+    """The configuration of a run (and a finished one)."""
+    return load_config(runs.require_run(folder, finished=finished) / runs.CONFIG)
+
+
+def stored_device(config: Config) -> tuple[torch.device, list[str]]:
+    """The device that a run began on, or what there is instead, with a warning."""
+    try:
+        return pick_device(config.device), []
+    except InputError:
+        device = pick_device()
+        return device, [f"the run began on {config.device}, which is not here; on {device} its numbers round otherwise"]
+
+
+def load_run(folder: Path, config: Config, device: torch.device) -> tuple[Model, dict[Arm, dict[str, Tensor]]]:
+    """A finished run's erased model, and the trained subset's tensors before and after.
+
+    Raises `InputError` where the run's weights are not those that its configuration trains, or not finite.
+    """
+    model, path = load_model(config.model, device), folder / runs.MODEL
+    tensors, wanted = runs.load_tensors(path), select(model.unet, config.method.parameters)
+    different = sorted(tensors.keys() ^ wanted.keys())
+    if different:
+        raise InputError(f"{path} does not fit the run: {len(different)} tensors too many or missing: {different[0]}")
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise InputError(f"{path}: tensor {name} holds NaN or infinity; run the erasure again")
+    before = {name: value.detach().clone() for name, value in wanted.items()}
+    put_tensors(model.unet, tensors)
+    return model, {"before": before, "after": tensors}
+
+
+def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Session:
+    """The model made ready to train, which samples its pools."""
+    method, training = job.config.method, job.config.train
+    return Session(
+        job.model,
+        job.concept,
+        MethodPlan(method.name, method.parameters, Options(**method.model_dump(exclude={"name", "parameters"}))),
+        training.optimizer,
+        (RolePlan(**training.forget.model_dump()), RolePlan(**training.retain.model_dump())),
+        PoolPlan(**training.pool.model_dump()),
+        precision=training.precision,
+        rounds=training.rounds,
+        batch=training.batch,
+        seed=job.config.seed,
+        on_event=on_event,
+        should_stop=should_stop,
+    )
+
+
+def train_plan(config: Config) -> TrainPlan:
+    """How long the run trains, and how often it looks and saves."""
+    training = config.train
+    return TrainPlan(training.rounds, training.accumulate, training.preview_every, training.checkpoint_every)
+
+
+def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgePlan:
+    """How the run's pictures are drawn and judged; runs of one method and settings have one `hp_id`."""
+    asked, alike = config.evaluate, content_hash(config.model_dump(include={"method", "train"}))
+    counts = asked.prompts, asked.seeds, asked.steps, asked.guidance
+    return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike)

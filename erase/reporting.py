@@ -1,0 +1,70 @@
+"""Report one run: draw its pictures, judge them where they can be, write report.json and report.html."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from erase import runs
+from erase.concept import Concept
+from erase.evaluation.judges import judges_hash
+from erase.evaluation.metrics import changes, scores
+from erase.evaluation.rows import Arm
+from erase.events import OnEvent, Saved, Scored, ShouldStop
+from erase.models import Model, model_hash, put_tensors
+from erase.report.html import write_html
+from erase.report.schema import build_report, choose_pairs, write_report
+from erase.runtime import environment, file_hash
+from erase.scoring import JudgePlan, draw_pairs, judge_run
+
+
+def report_run(
+    plan: JudgePlan,
+    config: dict[str, Any],
+    model: Model,
+    arms: dict[Arm, dict[str, Tensor]],
+    concept: Concept,
+    folder: Path,
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+    *,
+    judged: bool,
+) -> list[dict[str, Any]]:
+    """Judge both arms, or only draw them, and write the report; return the scores, of which `judged=False` has none.
+
+    `config` is the run's whole configuration, for the report to keep.
+    """
+    started = time.perf_counter()
+    facts: dict[str, Any] = {"seed": plan.seed}
+    if judged:
+        rows = judge_run(plan, model, arms, concept, folder, on_event, should_stop)
+        found, moved, shown = scores(rows), changes(rows), choose_pairs(rows)
+        facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
+        facts["judges"] = judges_hash()
+    else:
+        found, moved = [], []
+        put_tensors(model.unet, arms["before"])
+        facts["base_weights"] = model_hash(model)
+        shown = draw_pairs(plan, model, arms, concept, folder, on_event, should_stop)
+    facts["trained_weights"] = file_hash(folder / runs.MODEL)
+    report = build_report(
+        run_id=plan.run_id,
+        environment={**environment(model.device), **facts},
+        config=config,
+        guards=runs.read_guards(folder),
+        scores=found,
+        changes=moved,
+        images=shown,
+        timings={**runs.timings(folder), "judging_seconds": time.perf_counter() - started},
+    )
+    write_report(folder / runs.REPORT, report)
+    write_html(folder)
+    on_event(Saved(path=folder / runs.PAGE))
+    as_json = [asdict(score) for score in found]
+    if judged:
+        on_event(Scored(scores=as_json))
+    return as_json
