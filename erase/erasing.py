@@ -49,8 +49,8 @@ def train_run(
         on_event(Finished(folder=folder, complete=False))
         raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: erase run --resume {folder}")
     write_json(folder / runs.GUARDS, guards(session, steps, guidance))
-    metadata = {"format": "pt", "base": base, "concept": session.concept.name, "method": session.method.name}
-    runs.save_tensors(folder / runs.MODEL, session.trained.tensors(), metadata)
+    about = {"base": base, "concept": session.concept.name, "method": session.method.name}
+    runs.save_tensors(folder / runs.MODEL, session.trained.tensors(), about)
     on_event(Saved(path=folder / runs.MODEL))
     for parameter in session.trained.parameters.values():
         parameter.requires_grad_(False)

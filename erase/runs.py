@@ -172,12 +172,13 @@ def timings(folder: Path) -> dict[str, float]:
     return {"setup_seconds": setup, "pool_seconds": pools, "training_seconds": total, "seconds_per_step": mean}
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, all or nothing."""
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    """Write a safetensors file that says what it is about, all or nothing."""
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
         try:
-            save_file(ready, temporary, metadata=metadata)
+            # One entry: several are written in another order each time, and the same weights are to be the same file.
+            save_file(ready, temporary, metadata={"erase": json.dumps(about)})
         except SafetensorError as error:  # safetensors wraps a full disk in its own error
             raise InputError(f"cannot write {path}: {error}") from error
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from erase import runs
 from erase.errors import InputError
@@ -69,6 +70,15 @@ def test_what_is_written_has_the_rights_that_the_umask_leaves(name: str, tmp_pat
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+
+
+def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
+    about = {"base": "world", "concept": "cat", "method": "esd"}
+    for number in range(20):
+        runs.save_tensors(tmp_path / str(number), {"a": torch.zeros(5), "b": torch.zeros(2)}, about)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    with safe_open(tmp_path / "0", framework="pt") as opened:
+        assert json.loads(opened.metadata()["erase"]) == about
 
 
 def _claim(folder: Path, start: Any, won: Any) -> None:
