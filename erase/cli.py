@@ -139,9 +139,12 @@ def _eval(options: argparse.Namespace) -> int:
     from erase.terminal import Listener, score_table, stopping_on_signals
 
     with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
-        scores = workflow.evaluate(options.run, on_event=listener, should_stop=stop)
-    if stop.asked or not listener.complete:
-        raise Interrupted(f"stopped; start again with: erase eval {options.run}")
+        try:
+            scores = workflow.evaluate(options.run, on_event=listener, should_stop=stop)
+            if stop.asked:
+                raise Interrupted("stopped")
+        except Interrupted as error:
+            raise Interrupted(f"{error}; start again with: erase eval {options.run}") from None
     print(score_table(scores))
     return 0
 

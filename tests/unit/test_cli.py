@@ -208,6 +208,14 @@ def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monk
     assert main(["eval", "runs/x"]) == 130
     assert capsys.readouterr().out == ""
 
+    def early(folder, on_event, should_stop):
+        raise Interrupted("stopped while sampling after, 16 of 60 pictures done")
+
+    monkeypatch.setattr(workflow, "evaluate", early)
+    assert main(["eval", "runs/x"]) == 130
+    said = "stopped while sampling after, 16 of 60 pictures done; start again with: erase eval runs/x"
+    assert error_of(capsys) == said
+
 
 def test_check_prints_what_run_would_take(workflow, capsys, tmp_path):
     assert main(["check", "--concept", "dog", "--set", "train.rounds=3"]) == 0
