@@ -40,8 +40,7 @@ class Job:
 def prepare(config: Config, device: torch.device, cache: Path | None = None) -> Job:
     """Check everything that a run needs and load its model. Raises `InputError`; writes nothing."""
     warnings = check_config(config)
-    if cache is not None:
-        output_folder(user_path(cache))
+    cache = None if cache is None else output_folder(user_path(cache))
     accelerator_for(config.train.precision, device)
     model = load_model(config.model, device)
     select(model.unet, config.method.parameters)

@@ -23,7 +23,7 @@ from erase.errors import EraseError, InputError, Interrupted
 from erase.evaluation.rows import read_rows
 from erase.events import Event, Step, Warned, ignore
 from erase.models import load_model
-from erase.prepare import load_run, prepare_concept, stored_config
+from erase.prepare import load_run, prepare, prepare_concept, stored_config
 from erase.runtime import pick_device
 from erase.sampling import Shot, first_noise, sample
 from tests.integration.conftest import build_tiny
@@ -351,6 +351,12 @@ def test_judging_again_needs_the_guards_and_fitting_weights(run: Path, tmp_path:
     (copy / runs.GUARDS).unlink()
     with pytest.raises(InputError, match=r"guards\.json is missing or damaged"):
         workflow.evaluate(copy)
+
+
+def test_a_cache_in_the_home_folder_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = prepare(short(tmp_path / "run"), torch.device("cpu"), Path("~/cache"))
+    assert job.cache == tmp_path / "cache"
 
 
 def test_cached_pictures_of_the_base_give_the_same_rows_and_damage_is_no_harm(tmp_path: Path) -> None:
