@@ -137,14 +137,16 @@ class EventLog:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events so far; a last line cut by a crash is left out."""
+    """The events so far; lines that a crash has cut are left out."""
     found = []
     path = folder / EVENTS
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             continue
+        if isinstance(event, dict) and "event" in event:
+            found.append(event)
     return found
 
 

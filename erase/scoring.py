@@ -107,18 +107,23 @@ def draw_pairs(
             what=f"sampling {arm}",
         )
         for number, image in enumerate(drawn):
-            write_png(folder / f"images/{arm}/{number:04d}.png", image)
+            write_png(folder / _place(arm, number), image)
     return [
         Pair(
             role=role,
             prompt=shot.prompt,
             seed=shot.seed,
             expected=words,
-            before=Picture(path=f"images/before/{i:04d}.png"),
-            after=Picture(path=f"images/after/{i:04d}.png"),
+            before=Picture(path=_place("before", i)),
+            after=Picture(path=_place("after", i)),
         )
         for i, ((role, words), shot) in enumerate(zip(named, shots, strict=True))
     ]
+
+
+def _place(arm: Arm, number: int) -> str:
+    """Where in the run folder a picture lies."""
+    return f"images/{arm}/{number:04d}.png"
 
 
 def _judge_arm(
@@ -156,7 +161,7 @@ def _judge_arm(
     looks = judges.look(images, [a.prompt for a in drawn])
     seen: dict[tuple[str, int], tuple[dict[str, Any], str, str, str]] = {}
     for number, (ask, shot, image, look) in enumerate(zip(drawn, shots, images, looks, strict=True)):
-        name = f"images/{arm}/{number:04d}.png"
+        name = _place(arm, number)
         write_png(folder / name, image)
         look["flags"]["nan"] = number in lost
         seen[ask.prompt_id, ask.seed] = look, name, image_sha(image), noise_hash(model, shot)

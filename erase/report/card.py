@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from erase import runs
 from erase.errors import InputError
 from erase.report.html import (
     UNJUDGED,
@@ -31,7 +32,7 @@ TILE, GAP, SHOWN = 160, 8, 6
 
 def write_card(folder: Path, output: Path) -> Path:
     """Write `output`/README.md, and the before/after grid beside it where pictures remain; returns the card's path."""
-    report = read_report(folder / "report.json") if (folder / "report.json").exists() else _unreported(folder)
+    report = read_report(folder / runs.REPORT) if (folder / runs.REPORT).exists() else _unreported(folder)
     has_grid = write_grid(folder, report.images, output / GRID)
     path = output / "README.md"
     write_text(path, card(report, grid=has_grid))
@@ -40,7 +41,7 @@ def write_card(folder: Path, output: Path) -> Path:
 
 def _unreported(folder: Path) -> Report:
     """What is known of a run that was stopped after training, before its report was written."""
-    path = folder / "config.yaml"
+    path = folder / runs.CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

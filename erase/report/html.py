@@ -14,6 +14,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
+from erase import runs
 from erase.evaluation.metrics import verdict
 from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
@@ -41,8 +42,8 @@ def write_html(folder: Path) -> Path:
 
     Raises `InputError` when report.json is missing or malformed. A picture that is missing is said to be.
     """
-    report = read_report(folder / "report.json")
-    path = folder / "report.html"
+    report = read_report(folder / runs.REPORT)
+    path = folder / runs.PAGE
     write_text(path, render(report, folder))
     return path
 
@@ -61,7 +62,7 @@ def render(report: Report, folder: Path) -> str:
         "table": table(report),
         "unjudged": UNJUDGED,
         "scores_svg": Markup(scores_svg(report.scores) if report.scores else ""),
-        "losses_svg": Markup(losses_svg(read_steps(folder / "events.jsonl"))),
+        "losses_svg": Markup(losses_svg(read_steps(folder))),
         "guards": flat(report.guards),
         "limits": limits(report),
         "config": yaml.safe_dump(without_paths(report.config), sort_keys=False, allow_unicode=True),

@@ -6,7 +6,6 @@ Ink takes the page's text colour, so one figure serves light and dark.
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from erase import runs
 from erase.report.schema import ScoreEntry
 
 BEFORE, AFTER = "#6b8fb5", "#c2571a"  # apart in lightness too; the markers differ in shape as well
@@ -86,17 +86,15 @@ def scores_svg(scores: Sequence[ScoreEntry]) -> str:
         return _svg(figure, "Scores before and after, with 95 % intervals")
 
 
-def read_steps(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Steps and losses of each role from events.jsonl: (N,) and (N,).
+def read_steps(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and losses of each role from a run's events: (N,) and (N,).
 
-    A resumed run writes some steps twice, the last one counts; a torn last line is left out.
+    A resumed run writes some steps twice, the last one counts; a loss that is no number is left out.
     """
     losses: dict[str, dict[int, float]] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            event = _event(line)
-            if event and event.get("event") == "step" and math.isfinite(event["loss"]):
-                losses.setdefault(str(event["role"]), {})[int(event["step"])] = float(event["loss"])
+    for event in runs.read_events(folder):
+        if event["event"] == "step" and event["loss"] is not None and math.isfinite(event["loss"]):
+            losses.setdefault(str(event["role"]), {})[int(event["step"])] = float(event["loss"])
     found = {}
     for role, values in losses.items():
         steps = np.array(sorted(values))
@@ -130,14 +128,6 @@ def losses_svg(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
             axes.locator_params(axis="y", nbins=4)
         panels[-1].set_xlabel("round")
         return _svg(figure, "Training losses by round")
-
-
-def _event(line: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _svg(figure: Figure, title: str) -> str:

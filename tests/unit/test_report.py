@@ -288,16 +288,17 @@ def test_curves(tmp_path):
         {"event": "step", "step": 1, "role": "retain", "loss": 2.0},
         {"event": "step", "step": 2, "role": "forget", "loss": 3.0},
         {"event": "step", "step": 4, "role": "forget", "loss": float("nan")},
+        {"event": "step", "step": 5, "role": "forget", "loss": None},
     ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "step", "ro')
-    curves = read_steps(path)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '5\n{"step": 6}\n{"event": "step", "ro')
+    curves = read_steps(tmp_path)
     # Step 2 was run again after a resume: the later loss counts.
     assert {r: (s.tolist(), v.tolist()) for r, (s, v) in curves.items()} == {
         "forget": ([0, 2], [1.0, 3.0]),
         "retain": ([1], [2.0]),
     }
     assert "NaN" not in losses_svg(curves) and losses_svg({}) == ""
-    assert read_steps(tmp_path / "none.jsonl") == {}
+    assert read_steps(tmp_path / "none") == {}
     assert smooth(np.array([0.0, 3.0, 6.0, 3.0])).tolist() == [1.5, 3.0, 4.0, 4.5]
 
 
