@@ -8,6 +8,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,18 @@ from erase.report.schema import build_report, write_report
 from erase.runtime import output_folder, user_path, write_json, write_png, write_text
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow past 512 bytes: a real refusal by the kernel, for writers in C and Rust as well."""
+    """No file may grow past 512 bytes: a real refusal by the kernel, for writers in C and Rust as well.
+
+    No fixture: pytest's own report of the test may go to a file, and is written before fixtures end.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def report(folder: Path) -> None:
@@ -50,11 +56,11 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_one_line_and_leaves_what_was_there(name: str, tmp_path: Path, full_disk: None) -> None:
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("as before")
-    with pytest.raises(InputError, match=f"cannot write {path}: ") as caught:
+    with full_disk(), pytest.raises(InputError, match=f"cannot write {path}: ") as caught:
         WRITERS[name](tmp_path)
     assert "\n" not in str(caught.value)
     assert path.read_text() == "as before"
@@ -128,16 +134,14 @@ def test_folders_of_one_day_are_numbered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", [[], ["deep"], ["deep", "deep/run"]])
-def test_a_configuration_that_cannot_be_written_leaves_what_was_there(
-    there: list[str], tmp_path: Path, full_disk: None
-) -> None:
+def test_a_configuration_that_cannot_be_written_leaves_what_was_there(there: list[str], tmp_path: Path) -> None:
     for name in there:
         (tmp_path / name).mkdir()
     for claim in (
         lambda: runs.claim_folder(tmp_path / "deep/run", "x" * 1000),
         lambda: runs.new_folder(tmp_path / "deep/runs", "cat", "esd", "x" * 1000),
     ):
-        with pytest.raises(InputError, match=r"cannot write .*config\.yaml"):
+        with full_disk(), pytest.raises(InputError, match=r"cannot write .*config\.yaml"):
             claim()
         assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == there
 
