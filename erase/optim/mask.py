@@ -31,38 +31,36 @@ class Mask:
     """
 
     def __init__(self, masks: Masks, params: dict[str, Tensor]) -> None:
-        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._pairs: dict[str, tuple[Tensor, Tensor]] = {}
         for name, mask in _by_name(masks, list(params)).items():
             if mask is not None:
-                self._pairs.append((params[name], _checked(name, mask, params[name])))
-        free = sum(int(mask.sum()) for _, mask in self._pairs)
-        total = sum(mask.numel() for _, mask in self._pairs)
-        if free == 0:
+                self._pairs[name] = (params[name], _checked(name, mask, params[name]))
+        if not any(bool(mask.any()) for _, mask in self._pairs.values()):
+            total = sum(mask.numel() for _, mask in self._pairs.values())
             raise InputError(f"the mask is empty: 0 of {total} masked weights may move; lower its threshold")
-        self.kept = total - free
 
     def digest(self) -> str:
-        """SHA-256 over the mask's bits, in parameter order: what a resumed run compares."""
+        """SHA-256 over the names of masked parameters and the masks' bits: what a resumed run compares."""
         found = hashlib.sha256()
-        for _, mask in self._pairs:
-            found.update(f"{tuple(mask.shape)}".encode() + np.packbits(mask.cpu().numpy()).tobytes())
+        for name, (_, mask) in self._pairs.items():
+            found.update(f"{name}\0".encode() + np.packbits(mask.cpu().numpy()).tobytes())
         return found.hexdigest()
 
     def apply_to_gradients(self) -> None:
         """Zero the gradient of kept weights. A product, so that a NaN below the mask stays visible to the check."""
-        for param, mask in self._pairs:
+        for param, mask in self._pairs.values():
             if param.grad is not None:
                 param.grad.mul_(mask)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
         """Put the kept weights back to their values of entry."""
-        saved = [param.detach().clone() for param, _ in self._pairs]
+        saved = [param.detach().clone() for param, _ in self._pairs.values()]
         try:
             yield
         finally:
             with torch.no_grad():
-                for (param, mask), before in zip(self._pairs, saved, strict=True):
+                for (param, mask), before in zip(self._pairs.values(), saved, strict=True):
                     param.copy_(torch.where(mask, param, before))
 
 
