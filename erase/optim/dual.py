@@ -43,6 +43,9 @@ class _Rated:
             raise InputError(f"saved optimizer state is of a {saved['class']}, this is a {kind}; use the same")
         self._check_shapes(saved["optimizer"].get("state", {}))
         self.optimizer.load_state_dict(saved["optimizer"])
+        # torch keeps the saved tensors themselves; another optimizer may still be using them.
+        for state in self.optimizer.state.values():
+            state.update({name: value.clone() for name, value in state.items() if isinstance(value, Tensor)})
         self.rates = list(saved["rates"])
 
     def _check_shapes(self, states: dict[int, Any]) -> None:
