@@ -61,15 +61,11 @@ class Moment:
         """Take over a copy of a saved state.
 
         Raises:
-            InputError: it was saved in another precision or for other parameters.
+            InputError: it was saved in another precision or for other shapes.
+            ValueError: it was saved for another number of parameters.
         """
         if saved["states"] != self.states:
             raise InputError(f"saved optimizer states are {saved['states']}, these are {self.states}; use the same")
-        if len(saved["values"]) != len(self.params):
-            raise InputError(
-                f"saved optimizer states cover {len(saved['values'])} parameters, not {len(self.params)}; "
-                "select the same parameters"
-            )
         loaded = {
             param: _placed(value, param)
             for param, value in zip(self.params, saved["values"], strict=True)
@@ -95,7 +91,7 @@ class Moment:
 
 def _placed(value: Tensor | dict[str, Tensor], param: Tensor) -> Tensor | Packed:
     if isinstance(value, dict):
-        return Packed(**{name: part.detach().to(param.device, copy=True) for name, part in value.items()})
+        return Packed(**{name: part.detach().to(param.device) for name, part in value.items()})
     if value.shape != param.shape:
         raise InputError(f"a saved state has shape {tuple(value.shape)}, its parameter {tuple(param.shape)}")
     return value.detach().to(device=param.device, dtype=param.dtype, copy=True)

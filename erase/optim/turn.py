@@ -176,7 +176,7 @@ def _named(params: Params) -> dict[str, nn.Parameter]:
     named: dict[str, nn.Parameter] = {}
     for index, item in enumerate(items):
         name, param = item if isinstance(item, tuple) else (str(index), item)
-        if not isinstance(param, nn.Parameter) or not param.requires_grad or not param.is_leaf:
+        if not isinstance(param, nn.Parameter) or not param.requires_grad:
             raise InputError(f"parameter {name!r} cannot be trained; pass an nn.Parameter with requires_grad=True")
         named[name] = param
     if not named:
