@@ -12,6 +12,7 @@ from torch import nn
 from erase.errors import EraseError, InputError
 from erase.optim import AdamW, DualOptim, DualOptimPlus, Role, SharedOptim, constant, cosine, state_bytes, warmup
 from erase.optim.dual_plus import largest_step
+from erase.optim.moments import batches
 from erase.optim.quantise import pack, unpack
 
 SHAPES = ((5, 3), (7,), (2, 3, 4))
@@ -45,12 +46,16 @@ def same(left, right):
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
+# Betas that are no defaults, and an epsilon that a lost one would show.
+ADAM: dict[str, Any] = {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.05}
+
+
 def adamw(params):
-    return torch.optim.AdamW(params, lr=0.01, weight_decay=0.05, foreach=True)
+    return torch.optim.AdamW(params, **ADAM, foreach=True)
 
 
 def ours(params):
-    return AdamW(params, lr=0.01, weight_decay=0.05)
+    return AdamW(params, **ADAM)
 
 
 def sgd(params):
@@ -91,17 +96,18 @@ def test_roles_do_not_see_each_others_state():
 # (b) decoupling of first and second moments
 
 
-def slow_adam(roles, first, second):
+def slow_adam(roles, rules, first, second):
     """Adam in plain Python floats for one weight; `first` and `second` say whether roles keep their own."""
     theta, moments = 1.0, {}
     for index, role in enumerate(roles):
+        lr, (b1, b2), eps, decay = (rules[role][key] for key in ("lr", "betas", "eps", "weight_decay"))
         grad = float(gradients(index, ((1,),), 3.0 if role == "forget" else 1.0)[0])
         m = moments.setdefault(("m", role if first else ""), [0.0, 0])
         v = moments.setdefault(("v", role if second else ""), [0.0, 0])
-        m[:] = 0.9 * m[0] + 0.1 * grad, m[1] + 1
-        v[:] = 0.999 * v[0] + 0.001 * grad * grad, v[1] + 1
-        theta *= 1 - 0.01 * 0.05
-        theta -= 0.01 * (m[0] / (1 - 0.9 ** m[1])) / (math.sqrt(v[0] / (1 - 0.999 ** v[1])) + 1e-8)
+        m[:] = b1 * m[0] + (1 - b1) * grad, m[1] + 1
+        v[:] = b2 * v[0] + (1 - b2) * grad * grad, v[1] + 1
+        theta *= 1 - lr * decay
+        theta -= lr * (m[0] / (1 - b1 ** m[1])) / (math.sqrt(v[0] / (1 - b2 ** v[1])) + eps)
     return theta
 
 
@@ -110,10 +116,18 @@ MODES = [(True, True), (True, False), (False, True), (False, False)]
 
 @pytest.mark.parametrize(("first", "second"), MODES)
 def test_decoupling_follows_the_written_out_adam(first, second):
+    """Whatever is shared, a role keeps its rate, epsilon and decay, and the beta of a moment of its own."""
+    betas = tuple(
+        own if apart else shared for own, shared, apart in zip((0.7, 0.9), ADAM["betas"], (first, second), strict=True)
+    )
+    rules: dict[str, Any] = {"forget": ADAM, "retain": {"lr": 0.02, "betas": betas, "eps": 0.01, "weight_decay": 0.1}}
+    factories: dict[str, Any] = {
+        role: lambda p, rule=rule: torch.optim.AdamW(p, **rule) for role, rule in rules.items()
+    }
     param = nn.Parameter(torch.ones(1))
-    optimizer = DualOptim([param], forget=adamw, retain=adamw, decouple_first=first, decouple_second=second)
+    optimizer = DualOptim([param], **factories, decouple_first=first, decouple_second=second)
     play(optimizer, [param], TURNS, ((1,),))
-    assert float(param.detach()) == pytest.approx(slow_adam(TURNS, first, second), abs=2e-6)
+    assert float(param.detach()) == pytest.approx(slow_adam(TURNS, rules, first, second), abs=2e-6)
 
 
 def test_four_decouplings_give_four_trajectories():
@@ -126,11 +140,24 @@ def test_four_decouplings_give_four_trajectories():
     assert min(distances) > 1e-4
 
 
-@pytest.mark.parametrize("factory", [adamw, ours])
-def test_nothing_decoupled_is_one_adamw_bit_for_bit(factory):
+def in_groups(params):
+    return torch.optim.AdamW([{"params": params[:1]}, {"params": params[1:], "lr": 0.1}], **ADAM, foreach=True)
+
+
+def adam_as_adamw(params):
+    """Torch's Adam with the flag that makes it AdamW; torch 2.6 knows no argument for it."""
+    optimizer = torch.optim.Adam(params, **ADAM)
+    optimizer.param_groups[0]["decoupled_weight_decay"] = True
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("factory", "single"), [(adamw, adamw), (ours, adamw), (in_groups, in_groups), (adam_as_adamw, adamw)]
+)
+def test_nothing_decoupled_is_one_adamw_bit_for_bit(factory, single):
     params, plain = weights(), weights()
     optimizer = DualOptim(params, forget=factory, retain=factory, decouple_first=False, decouple_second=False)
-    assert same(play(optimizer, params, TURNS), play(SharedOptim(plain, adamw), plain, TURNS))
+    assert same(play(optimizer, params, TURNS), play(SharedOptim(plain, single), plain, TURNS))
 
 
 @pytest.mark.parametrize(
@@ -139,8 +166,9 @@ def test_nothing_decoupled_is_one_adamw_bit_for_bit(factory):
         (sgd, "SGD has no moments to share"),
         (lambda p: torch.optim.Adam(p, weight_decay=0.1), "coupled weight decay"),
         (lambda p: torch.optim.AdamW(p, amsgrad=True), "amsgrad"),
-        (lambda p: torch.optim.AdamW(p, betas=(0.8, 0.999)), "betas"),
-        (lambda p: AdamW(p, states="8bit"), "store it as"),
+        (lambda p: torch.optim.AdamW(p, maximize=True), "maximize"),
+        (lambda p: torch.optim.AdamW(p, betas=(0.9, 0.99)), "betas"),
+        (lambda p: AdamW(p, **ADAM, states="8bit"), "store it as"),
     ],
 )
 def test_partial_decoupling_needs_two_alike_adamw(factory, words):
@@ -190,6 +218,27 @@ def test_mask_on_both_roles_keeps_the_originals():
     assert bool((params[2] != originals[2]).all())
 
 
+class Interrupted(torch.optim.SGD):
+    """Moves everything, then is stopped."""
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            torch._foreach_add_([param for group in self.param_groups for param in group["params"]], 1.0)
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_step_moves_no_masked_weight_and_does_not_count():
+    params, mask = weights(), masks()
+    optimizer = DualOptim(params, forget=Interrupted, retain=sgd, mask=mask, schedule={"forget": warmup(4)})
+    before = [param.detach().clone() for param in params]
+    give(params, gradients(0))
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step("forget")
+    assert [torch.equal(p, b) for p, b in zip(params, before, strict=True)] == [False] * 3
+    assert same(*([p[~free] for p, free in zip(ps, mask, strict=True)] for ps in (params, before)))
+    assert optimizer.state_dict()["turn"]["steps"] == {"forget": 0, "retain": 0}
+
+
 def test_joint_step_is_masked_clipped_and_scheduled_like_forget():
     params, originals, mask = weights(), weights(), masks()
     plan = {"clip": {"forget": 0.5}, "schedule": {"forget": constant(0.5)}}
@@ -202,13 +251,32 @@ def test_joint_step_is_masked_clipped_and_scheduled_like_forget():
 
 
 @pytest.mark.parametrize(
+    ("options", "factor", "norm"),
+    [
+        ({"clip": {"retain": 0.5}}, 1.0, None),
+        ({"clip": {"forget": 0.5, "joint": 0.2}}, 1.0, 0.2),
+        ({"schedule": {"retain": constant(0.5)}}, 1.0, None),
+        ({"schedule": {"forget": constant(0.5), "joint": constant(0.25)}}, 0.25, None),
+        ({"mask": masks(), "mask_roles": ("retain",)}, 1.0, None),
+    ],
+)
+def test_joint_takes_its_own_settings_first_and_nothing_of_retain(options, factor, norm):
+    params, before = weights(), weights()
+    whole = float(torch.cat([g.flatten() for g in gradients(0)]).norm())
+    play(SharedOptim(params, lambda p: torch.optim.SGD(p, lr=1.0), **options), params, ["joint"])
+    moved = torch.cat([(a - b).detach().flatten() for a, b in zip(params, before, strict=True)]).norm()
+    assert float(moved) == pytest.approx(factor * (norm or whole), rel=1e-5)
+
+
+@pytest.mark.parametrize(
     ("mask", "words"),
     [
         ([], "no entries"),
         ([torch.zeros(shape) for shape in SHAPES], "0 of 46"),
         ([torch.ones(3, 5), None, None], "shape"),
         ([torch.ones(5, 3)], "1 entries for 3"),
-        ({"0": torch.ones(5, 3), "1": None, "two": None}, "unknown"),
+        ({"0": torch.ones(5, 3), "1": None, "2": None, "two": None}, r"unknown \['two'\]"),
+        ({"0": torch.ones(5, 3), "1": None}, r"missing \['2'\]"),
         ([torch.full((5, 3), 0.5), None, None], "besides 0 and 1"),
     ],
 )
@@ -252,38 +320,100 @@ def test_resume_goes_on_bit_for_bit(kind, cut, tmp_path):
     assert same(end, resumed)
 
 
-def test_base_rates_come_from_the_saved_state():
-    saved = DualOptim(weights(), forget=adamw, retain=sgd).state_dict()
-    other = DualOptim(weights(), forget=lambda p: torch.optim.AdamW(p, lr=1.0), retain=sgd)
-    other.load_state_dict(saved)
-    assert other.lr("forget") == 0.01
+ROLES: tuple[Role, ...] = ("forget", "retain")
+PLUS: dict[str, Any] = {
+    "lr": {"forget": 0.01, "retain": 0.02},
+    "weight_decay": {"forget": 0.05, "retain": 0.1},
+    "betas": {"forget": (0.8, 0.9), "retain": (0.7, 0.95)},
+    "base_betas": (0.6, 0.85),
+    "eps": 1e-3,
+}
 
 
-def test_a_state_of_another_optimizer_is_refused():
-    saved = DualOptim(weights(), forget=adamw, retain=adamw).state_dict()
-    with pytest.raises(InputError, match="decouples"):
-        DualOptim(weights(), forget=adamw, retain=adamw, decouple_first=False).load_state_dict(saved)
-    with pytest.raises(InputError, match="another mask"):
-        DualOptim(weights(), forget=adamw, retain=adamw, mask=masks()).load_state_dict(saved)
-    with pytest.raises(InputError, match="another parameters"):
-        DualOptim(weights()[:2], forget=adamw, retain=adamw).load_state_dict(saved)
-    with pytest.raises(InputError, match="kind 'dual'"):
-        DualOptimPlus(weights(), lr=0.1).load_state_dict(saved)
-    eight = DualOptimPlus(weights(), lr=0.1, states="8bit").state_dict()
-    with pytest.raises(InputError, match="8bit"):
-        DualOptimPlus(weights(), lr=0.1).load_state_dict(eight)
+def plus(params, **options):
+    """DualOptim+ with nothing left at its default."""
+    return DualOptimPlus(params, **PLUS, **options)
 
 
-def test_another_mask_of_the_same_size_is_refused():
-    saved = DualOptim(weights(), forget=adamw, retain=adamw, mask=masks()).state_dict()
-    rolled = [None if m is None else m.flatten().roll(1).view_as(m) for m in masks()]
-    with pytest.raises(InputError, match="another mask"):
-        DualOptim(weights(), forget=adamw, retain=adamw, mask=rolled).load_state_dict(saved)
-    DualOptim(weights(), forget=adamw, retain=adamw, mask=masks()).load_state_dict(saved)
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (
+            lambda p: DualOptim(p, forget=adamw, retain=sgd),
+            lambda p: DualOptim(p, forget=torch.optim.AdamW, retain=lambda q: torch.optim.SGD(q, momentum=0.5)),
+        ),
+        (lambda p: DualOptim(p, forget=ours, retain=ours), lambda p: DualOptim(p, forget=AdamW, retain=AdamW)),
+        (plus, lambda p: DualOptimPlus(p, lr=1.0)),
+        (lambda p: plus(p, states="8bit"), lambda p: DualOptimPlus(p, lr=1.0, states="8bit")),
+    ],
+)
+def test_a_state_brings_its_hyperparameters_and_is_copied(right, wrong):
+    """Two optimizers go on from one state in memory; each has its own hyperparameters, rates and moments."""
+    shapes = ((70, 70), (7,))
+    params, others = weights(0, shapes), weights(0, shapes)
+    first, second = right(params), wrong(others)
+    play(first, params, TURNS[:3], shapes)
+    second.load_state_dict(first.state_dict())
+    for param, other in zip(params, others, strict=True):
+        other.data.copy_(param.data)
+    assert same(play(first, params, TURNS, shapes), play(second, others, TURNS, shapes))
 
 
+def pair(params, **options):
+    return DualOptim(params, forget=adamw, retain=adamw, **options)
+
+
+def rolled():
+    return [mask.flatten().roll(1).view_as(mask) for mask in masks()]
+
+
+TWINS = ((5, 3), (5, 3))
+
+
+@pytest.mark.parametrize(
+    ("saver", "loader", "words"),
+    [
+        (pair, lambda p: pair(p, decouple_first=False), "decouples"),
+        (pair, lambda p: pair(p[:2]), "another parameters"),
+        (pair, lambda p: pair({f"layer{i}": param for i, param in enumerate(p)}), "another parameters"),
+        (pair, lambda p: pair(weights(0, ((3, 5), (7,), (2, 3, 4)))), "another parameters"),
+        (pair, lambda p: pair(p, mask=masks()), "another mask"),
+        (lambda p: pair(p, mask=masks()), lambda p: pair(p, mask=rolled()), "another mask"),
+        (
+            lambda p: pair(weights(0, TWINS), mask=[masks()[0], None]),
+            lambda p: pair(weights(0, TWINS), mask=[None, masks()[0]]),
+            "another mask",
+        ),
+        (
+            lambda p: pair(p, mask=masks()),
+            lambda p: pair(p, mask=masks(), mask_roles=("forget", "retain")),
+            "another mask",
+        ),
+        (pair, lambda p: DualOptim(p, forget=adamw, retain=sgd), "of a AdamW, this is a SGD"),
+        (pair, plus, "kind 'dual', not 'dual_plus'"),
+        (plus, pair, "kind 'dual_plus', not 'dual'"),
+        (pair, lambda p: SharedOptim(p, adamw), "kind 'dual', not 'shared'"),
+        (lambda p: plus(p, states="8bit"), plus, "are 8bit, these are fp32"),
+    ],
+)
+def test_a_state_of_another_optimizer_is_refused(saver, loader, words):
+    with pytest.raises(InputError, match=words):
+        loader(weights()).load_state_dict(saver(weights()).state_dict())
+
+
+def test_the_same_mask_is_no_other_mask():
+    pair(weights(), mask=masks()).load_state_dict(pair(weights(), mask=masks()).state_dict())
+
+
+def test_a_shared_moment_is_saved_once():
+    saved = pair(weights(), decouple_first=False).state_dict()
+    assert ["first" in saved[role]["optimizer"] for role in ("forget", "retain")] == [True, False]
+    assert ["second" in saved[role]["optimizer"] for role in ("forget", "retain")] == [True, True]
+
+
+@pytest.mark.parametrize("damage", ["a short tensor", "no counters", "no turn", "a rate that is none"])
 @pytest.mark.parametrize("kind", list(BUILDERS))
-def test_a_state_that_does_not_fit_changes_nothing(kind):
+def test_a_state_that_does_not_fit_changes_nothing(kind, damage):
     shapes = ((70, 70), (7,))
 
     def trained(turns):
@@ -305,9 +435,18 @@ def test_a_state_that_does_not_fit_changes_nothing(kind):
 
     straight, expected = trained(3)
     play(straight, expected, TURNS[3:], shapes)
-    done = []
-    wrong = spoil(trained(5)[0].state_dict(), done)
-    assert done
+    wrong = trained(5)[0].state_dict()
+    if damage == "a short tensor":
+        done = []
+        wrong = spoil(wrong, done)
+        assert done
+    elif damage == "no counters":
+        del wrong["turn"]["steps"]
+    elif damage == "no turn":
+        del wrong["turn"]
+    else:
+        place = next(wrong[key] for key in ("options", "retain", "shared") if key in wrong)
+        place.update({"rates": None} if "rates" in place else {"retain": {**place["retain"], "lr": -1.0}})
     optimizer, params = trained(3)
     with pytest.raises(InputError):
         optimizer.load_state_dict(wrong)
@@ -315,31 +454,29 @@ def test_a_state_that_does_not_fit_changes_nothing(kind):
     assert same(expected, params)
 
 
-def test_a_state_of_another_class_is_refused():
-    saved = DualOptim(weights(), forget=adamw, retain=adamw).state_dict()
-    optimizer = DualOptim(weights(), forget=adamw, retain=sgd)
-    with pytest.raises(InputError, match="of a AdamW, this is a SGD"):
-        optimizer.load_state_dict(saved)
-    assert optimizer.lr("forget") == 0.01
-
-
 def test_roles_are_named_never_counted():
     optimizer = DualOptim(weights(), forget=adamw, retain=sgd)
     with pytest.raises(InputError, match="'joint' is unknown"):
         optimizer.step("joint")
-    with pytest.raises(InputError, match="'remain' is unknown"):
-        DualOptim(weights(), forget=adamw, retain=sgd, clip={"remain": 1.0})
+    for options in ({"clip": {"remain": 1.0}}, {"schedule": {"remain": constant()}}, {"mask_roles": ("remain",)}):
+        with pytest.raises(InputError, match="'remain' is unknown"):
+            DualOptim(weights(), forget=adamw, retain=sgd, **options)
+    assert isinstance(optimizer.optimizer("forget"), torch.optim.AdamW)
+    assert isinstance(optimizer.optimizer("retain"), torch.optim.SGD)
 
 
 # (e) DualOptim+
 
 
-def slow_plus(roles, betas=(0.9, 0.95), lr=0.01):
-    """DualOptim+ on one weight in plain floats; returns the weight and the identity's two sides for each step."""
-    (b1, b2), theta, base, averages, sides = betas, 1.0, [0.0, 0.0], {}, []
+def slow_plus(roles, rules, schedule):
+    """DualOptim+ on one weight in plain floats; returns the weight after each step. `rules` are `plus`'s."""
+    theta, base, averages, path = 1.0, [0.0, 0.0], {}, []
+    shared1, shared2 = rules["base_betas"]
     for index, role in enumerate(roles):
+        betas, decay = rules["betas"][role], rules["weight_decay"][role]
+        (b1, b2), lr = betas, rules["lr"][role] * schedule(averages.get(role, {"t": 0})["t"])
         grad = float(gradients(index, ((1,),), 3.0 if role == "forget" else 1.0)[0])
-        hat = [base[0] / (1 - b1**index), base[1] / (1 - b2**index)] if index else [0.0, 0.0]
+        hat = [base[0] / (1 - shared1**index), base[1] / (1 - shared2**index)] if index else [0.0, 0.0]
         own = averages.setdefault(role, {"g": [0.0, 0.0], "b": [0.0, 0.0], "t": 0})
         own["t"] += 1
         for i, (beta, power) in enumerate(((b1, grad), (b2, grad * grad))):
@@ -349,17 +486,19 @@ def slow_plus(roles, betas=(0.9, 0.95), lr=0.01):
             own["g"][i] / (1 - b ** own["t"]) + hat[i] - own["b"][i] / (1 - b ** own["t"]) for i, b in enumerate(betas)
         )
         s = max(s, n * n / largest_step(b1, b2, own["t"]) ** 2)
-        theta -= lr * n / (math.sqrt(s) + 1e-8)
-        base = [b1 * base[0] + (1 - b1) * grad, b2 * base[1] + (1 - b2) * grad * grad]
-        sides.append(theta)
-    return sides
+        theta = theta * (1 - lr * decay) - lr * n / (math.sqrt(s) + rules["eps"])
+        base = [shared1 * base[0] + (1 - shared1) * grad, shared2 * base[1] + (1 - shared2) * grad * grad]
+        path.append(theta)
+    return path
 
 
-def test_plus_satisfies_the_identity():
+@pytest.mark.parametrize("base_betas", [(0.6, 0.85), None])
+def test_plus_satisfies_the_identity(base_betas):
     """Its first moment is the role's own average plus the base's change: the reference is written in that form."""
     param = nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = DualOptimPlus([param], lr=0.01)
-    for index, (role, expected) in enumerate(zip(TURNS, slow_plus(TURNS), strict=True)):
+    optimizer = DualOptimPlus([param], **{**PLUS, "base_betas": base_betas}, schedule=dict.fromkeys(ROLES, warmup(5)))
+    rules = {**PLUS, "base_betas": base_betas or PLUS["betas"]["forget"]}
+    for index, (role, expected) in enumerate(zip(TURNS, slow_plus(TURNS, rules, warmup(5)), strict=True)):
         param.grad = gradients(index, ((1,),), 3.0 if role == "forget" else 1.0)[0].double()
         optimizer.step(role)
         assert float(param.detach()) == pytest.approx(expected, abs=1e-12)
@@ -467,6 +606,7 @@ def test_8_bit_second_moments_follow_a_slow_decay():
     decayed = optimizer.second.read([param])[0][~loud]
     roots = decayed.sqrt().mean() / (0.001 * first[~loud].square()).sqrt().mean()
     assert float(roots) == pytest.approx(0.999**150, rel=0.02)
+    assert float(decayed.min()) > 0  # a second moment of 0 would divide a step by epsilon
 
 
 def test_8_bit_second_moments_reach_zero_only_from_zero():
@@ -608,6 +748,27 @@ def test_a_huge_but_finite_gradient_is_no_error():
     assert norm == pytest.approx(1e25 * math.sqrt(46), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", list(BUILDERS))
+def test_a_parameter_without_a_gradient_stays(kind):
+    params, before = weights(), weights()
+    optimizer = BUILDERS[kind](params)
+    give(params, gradients(0))
+    params[1].grad = None
+    optimizer.step("forget")
+    assert [torch.equal(p, b) for p, b in zip(params, before, strict=True)] == [False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["all shared", "plus"])
+def test_batches_do_not_change_the_update(kind, monkeypatch):
+    shapes = ((10,),) * 5
+    params, others = weights(0, shapes), weights(0, shapes)
+    whole = play(BUILDERS[kind](params), params, TURNS, shapes)
+    monkeypatch.setattr("erase.optim.adamw.BATCH", 20)
+    monkeypatch.setattr("erase.optim.dual_plus.BATCH", 20)
+    assert [len(batch) for batch in batches(others, 20)] == [2, 2, 1]
+    assert same(whole, play(BUILDERS[kind](others), others, TURNS, shapes))
+
+
 def test_a_step_without_gradients_is_an_error():
     optimizer = DualOptim(weights(), forget=adamw, retain=sgd)
     optimizer.zero_grad()
@@ -615,18 +776,18 @@ def test_a_step_without_gradients_is_an_error():
         optimizer.step("retain")
 
 
-@pytest.mark.parametrize("role", ["forget", "retain"])
-def test_clipping_binds_its_role_alone(role):
+@pytest.mark.parametrize(("role", "limit"), [("forget", 0.5), ("forget", 50.0), ("retain", 0.5)])
+def test_clipping_lowers_the_norm_of_its_role_alone(role, limit):
     def plain(p):
         return torch.optim.SGD(p, lr=1.0)
 
     params, before = weights(), weights()
-    optimizer = DualOptim(params, forget=plain, retain=plain, clip={"forget": 0.5, "retain": None})
+    optimizer = DualOptim(params, forget=plain, retain=plain, clip={"forget": limit, "retain": None})
     give(params, gradients(0))
     expected = float(torch.cat([g.flatten() for g in gradients(0)]).norm())
     assert optimizer.step(role) == pytest.approx(expected, rel=1e-6)
     moved = torch.cat([(a - b).detach().flatten() for a, b in zip(params, before, strict=True)]).norm()
-    assert float(moved) == pytest.approx(0.5 if role == "forget" else expected, rel=1e-5)
+    assert float(moved) == pytest.approx(min(limit, expected) if role == "forget" else expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["dual", "plus"])
@@ -651,10 +812,34 @@ def test_the_schedule_scales_the_actual_step():
         return torch.optim.SGD(p, lr=1.0)
 
     optimizer = DualOptim(params, forget=plain, retain=plain, schedule={"forget": lambda step: 0.25 * (step + 1)})
-    play(optimizer, params, ["forget", "forget"])
-    pairs = zip(params, before, gradients(0, scale=3.0), gradients(1, scale=3.0), strict=True)
-    for param, old, one, two in pairs:
-        torch.testing.assert_close(param.detach(), old.detach() - 0.25 * one - 0.5 * two)
+    play(optimizer, params, ["forget", "retain", "forget"])
+    grads = (gradients(index, scale=scale) for index, scale in enumerate((3.0, 1.0, 3.0)))
+    for param, old, one, two, three in zip(params, before, *grads, strict=True):
+        torch.testing.assert_close(param.detach(), old.detach() - 0.25 * one - two - 0.5 * three)
+
+
+def test_a_rate_in_a_tensor_is_scheduled_in_place():
+    """Compiled and capturable optimizers read the rate from the tensor they were made with."""
+    params, plain = weights(), weights()
+    rate, schedule = torch.tensor(0.01), {"forget": warmup(9)}
+    tensor = DualOptim(
+        params, forget=lambda p: torch.optim.AdamW(p, lr=rate, foreach=False), retain=sgd, schedule=schedule
+    )
+    number = DualOptim(
+        plain, forget=lambda p: torch.optim.AdamW(p, lr=0.01, foreach=False), retain=sgd, schedule=schedule
+    )
+    for one, other in zip(play(tensor, params, TURNS), play(number, plain, TURNS), strict=True):
+        torch.testing.assert_close(one, other)
+    assert tensor.optimizer("forget").param_groups[0]["lr"] is rate
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
+def test_a_schedule_without_a_usable_factor_changes_nothing(factor):
+    params, before = weights(), weights()
+    give(params, gradients(0))
+    with pytest.raises(EraseError, match="schedule of forget"):
+        DualOptim(params, forget=adamw, retain=sgd, schedule={"forget": constant(factor)}).step("forget")
+    assert same(params, before)
 
 
 def test_schedule_values():
@@ -665,9 +850,20 @@ def test_schedule_values():
     assert constant(0.3)(7) == 0.3
 
 
+def one_for_both():
+    params = weights()
+    optimizer = adamw(params)
+    return DualOptim(params, forget=lambda p: optimizer, retain=lambda p: optimizer)
+
+
+def half():
+    return [nn.Parameter(torch.ones(2, dtype=torch.bfloat16))]
+
+
 @pytest.mark.parametrize(
     "build",
     [
+        one_for_both,
         lambda: DualOptim([], forget=adamw, retain=sgd),
         lambda: DualOptim([nn.Parameter(torch.ones(2), requires_grad=False)], forget=adamw, retain=sgd),
         lambda: DualOptim(weights()[:1] * 2, forget=adamw, retain=sgd),
@@ -675,10 +871,19 @@ def test_schedule_values():
         lambda: DualOptim(weights(), forget=adamw, retain=sgd, clip={"forget": 0.0}),
         lambda: DualOptimPlus(weights(), lr={"forget": 1.0}),
         lambda: DualOptimPlus(weights(), lr=0.1, betas=(0.99, 0.95)),
-        lambda: DualOptimPlus([nn.Parameter(torch.ones(2, dtype=torch.bfloat16))], lr=0.1),
+        lambda: DualOptimPlus(weights(), lr=0.1, base_betas=(0.9, 1.0)),
+        lambda: DualOptimPlus(weights(), lr={"forget": 0.1, "retain": -0.1}),
+        lambda: DualOptimPlus(half(), lr=0.1),
+        lambda: AdamW(half()),
         lambda: AdamW(weights(), lr=-1.0),
+        lambda: AdamW(weights(), eps=-1e-8),
+        lambda: AdamW(weights(), weight_decay=float("nan")),
+        lambda: AdamW(weights(), betas=(0.9, 1.0)),
+        lambda: AdamW(weights(), betas=(0.9,)),  # pyright: ignore
+        lambda: AdamW(weights()).step(lambda: 0.0),
         lambda: AdamW(weights(), states="4bit"),  # pyright: ignore
         lambda: cosine(5, warm=5),
+        lambda: cosine(5, floor=1.5),
         lambda: warmup(-1),
     ],
 )
