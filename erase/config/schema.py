@@ -51,6 +51,8 @@ _WORLD_ROLE = {"schedule": "cosine", "warmup": 0}
 _WORLD_TRAIN = {"rounds": 120, "batch": 12, "pool": {"forget": 96, "retain": 160, "batch": 32}}
 # Guided pictures would teach a method that denoises them to guide twice (docs/methods.md).
 _WORLD_PLAIN = {**_WORLD_TRAIN, "pool": {**_WORLD_TRAIN["pool"], "guidance": 1.0, "steps": 25}}
+# Gradient ascent forgets slowest where it breaks least: a low forget rate, more rounds, more pictures to keep.
+_WORLD_ASCENT = {"rounds": 250, "batch": 12, "pool": {**_WORLD_PLAIN["pool"], "forget": 32, "retain": 320}}
 
 
 def _world(train: dict[str, Any], forget: float, retain: float) -> dict[str, Any]:
@@ -59,11 +61,11 @@ def _world(train: dict[str, Any], forget: float, retain: float) -> dict[str, Any
 
 
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "esd": _world(_WORLD_TRAIN, 4e-4, 4e-4),
+    "esd": _world({**_WORLD_TRAIN, "rounds": 200}, 6e-4, 6e-4),
     "ablation": _world(_WORLD_TRAIN, 6e-4, 6e-4),
-    "salun": _world(_WORLD_PLAIN, 1e-4, 1e-4),
-    "sfron": _world(_WORLD_PLAIN, 2e-4, 2e-4),
-    "ga": _world(_WORLD_PLAIN, 1.5e-4, 2e-4),
+    "salun": _world(_WORLD_PLAIN, 3e-4, 3e-4),
+    "sfron": _world(_WORLD_PLAIN, 4e-4, 4e-4),
+    "ga": _world(_WORLD_ASCENT, 1e-4, 3e-4),
 }
 
 

@@ -15,4 +15,5 @@ SALUN = Method(
     mask="gradient",
     mask_roles=("forget", "retain"),
     relabel=True,
+    shown="both",
 )

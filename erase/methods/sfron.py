@@ -14,4 +14,5 @@ SFRON = Method(
     retain_source="pictures",
     mask="fisher",
     relabel=True,
+    shown="both",
 )
