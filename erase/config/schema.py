@@ -63,7 +63,7 @@ def _world(train: dict[str, Any], forget: float, retain: float) -> dict[str, Any
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
     "esd": _world({**_WORLD_TRAIN, "rounds": 200}, 6e-4, 6e-4),
     "ablation": _world(_WORLD_TRAIN, 6e-4, 6e-4),
-    "salun": _world(_WORLD_PLAIN, 3e-4, 3e-4),
+    "salun": _world(_WORLD_PLAIN, 2e-4, 4e-4),
     "sfron": _world(_WORLD_PLAIN, 4e-4, 4e-4),
     "ga": _world(_WORLD_ASCENT, 1e-4, 3e-4),
 }
