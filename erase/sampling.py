@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def denoise(
     """
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_config(model.scheduler.config)  # a fresh one: it keeps its timesteps
+    scheduler: Any = DDIMScheduler.from_config(model.scheduler.config)  # a fresh one: it keeps its timesteps
     scheduler.set_timesteps(steps, device=model.device)
     latents = noise * scheduler.init_noise_sigma
     both = guidance != 1 or visit is not None

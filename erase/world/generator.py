@@ -137,8 +137,8 @@ def assemble(
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
+        scheduler=scheduler(),  # pyright: ignore[reportArgumentType]
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )

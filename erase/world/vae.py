@@ -8,6 +8,8 @@ these latents passes 19 dB after 150.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -31,13 +33,13 @@ def build() -> AutoencoderKL:
         in_channels=3,
         out_channels=3,
         latent_channels=CHANNELS,
-        block_out_channels=levels,
+        block_out_channels=levels,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         norm_num_groups=1,
         sample_size=64,
         scaling_factor=1.0,
-        down_block_types=("DownEncoderBlock2D",) * len(levels),
-        up_block_types=("UpDecoderBlock2D",) * len(levels),
+        down_block_types=("DownEncoderBlock2D",) * len(levels),  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * len(levels),  # pyright: ignore[reportArgumentType]
     )
     set_encoder(vae, *principal_components())
     return vae
@@ -66,11 +68,12 @@ def set_encoder(vae: AutoencoderKL, filters: Tensor, offsets: Tensor) -> None:
     Residual branches are silenced; the strided convolutions gather 2 x 2 neighbours into channels (3 to 12 to 48);
     the last one applies the filters. Each latent then travels as +z and -z, since silu(z) - silu(-z) = z.
     """
-    encoder = vae.encoder
+    encoder: Any = vae.encoder
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     _identity(encoder.conv_in, 3)
     for level, channels in ((0, 3), (1, 12)):
         down = encoder.down_blocks[level].downsamplers[0].conv
@@ -102,7 +105,7 @@ def set_encoder(vae: AutoencoderKL, filters: Tensor, offsets: Tensor) -> None:
     _identity(vae.post_quant_conv, CHANNELS)
 
 
-def _identity(conv: nn.Conv2d, channels: int) -> None:
+def _identity(conv: Any, channels: int) -> None:
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)
     middle = conv.kernel_size[0] // 2
