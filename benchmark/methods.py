@@ -4,13 +4,16 @@
     python benchmark/methods.py --seeds 0 1 2 --cache runs/cache --markdown table.md
     python benchmark/methods.py --table results.jsonl            # only print what is there
 
-Finished cells of the file are skipped and failed ones tried again, so a stopped table goes on. Every cell is an
-ordinary run with the shipped defaults and the given overrides; --cache keeps the base model's pictures between cells.
+Finished cells of the file are skipped and failed ones tried again, so a stopped table goes on; a cell whose settings
+are others by now (defaults that changed, say) counts as another. Every cell is an ordinary run with the shipped
+defaults and the given overrides. --cache keeps the base model's pictures between cells, and cells that draw the same
+pools share them in memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import shutil
@@ -21,7 +24,7 @@ from pathlib import Path
 from statistics import mean, variance
 from typing import Any
 
-from erase.config import load_config, parse_value
+from erase.config import Config, load_config, parse_value
 from erase.errors import EraseError, Interrupted
 from erase.runtime import write_text
 
@@ -49,25 +52,12 @@ def cell(concept: str, method: str, optimizer: str, seed: int, options: argparse
 
     folder = options.runs / f"{concept}-{method}-{optimizer}-{seed}".replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
-    given = {
-        "model": "world",
-        "concept": concept,
-        "method": method,
-        "train.optimizer": optimizer,
-        "seed": seed,
-        "output": str(folder),
-        "evaluate.prompts": options.prompts,
-        "train.preview_every": 0,
-        "train.checkpoint_every": 0,
-    }
-    for text in options.set:
-        name, _, value = text.partition("=")
-        given[name] = parse_value(value)
+    config = settings(concept, method, optimizer, seed, options, folder)
     started = time.perf_counter()
     line: Line = {"concept": concept, "method": method, "optimizer": optimizer, "seed": seed}
-    line |= {"set": options.set, "prompts": options.prompts}
+    line |= {"set": options.set, "prompts": options.prompts, "settings": fingerprint(config)}
     try:
-        erase(load_config(None, given), cache=options.cache)
+        erase(config, cache=options.cache)
     except Interrupted:
         raise
     except EraseError as error:
@@ -77,10 +67,54 @@ def cell(concept: str, method: str, optimizer: str, seed: int, options: argparse
     return {**line, "seconds": time.perf_counter() - started, "timings": report["timings"], "scores": scores}
 
 
+def settings(
+    concept: str, method: str, optimizer: str, seed: int, options: argparse.Namespace, folder: Path | None = None
+) -> Config:
+    """The configuration of a cell."""
+    given = {
+        "model": "world",
+        "concept": concept,
+        "method": method,
+        "train.optimizer": optimizer,
+        "seed": seed,
+        "output": folder and str(folder),
+        "evaluate.prompts": options.prompts,
+        "train.preview_every": 0,
+        "train.checkpoint_every": 0,
+    }
+    for text in options.set:
+        name, _, value = text.partition("=")
+        given[name] = parse_value(value)
+    return load_config(None, given)
+
+
+def fingerprint(config: Config) -> str:
+    """Of all settings that results depend on."""
+    found = config.model_dump(mode="json", include={"model", "concept", "method", "train", "evaluate", "seed"})
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def share_pools(most: int = 6) -> None:
+    """Sample each pool once in this process: it depends on its arguments alone, the frozen model being the same."""
+    from erase.training import session
+
+    fill, kept = session.fill, {}
+
+    def remembered(model: Any, pairs: Any, plan: Any, seed: int, **rest: Any) -> Any:
+        key = (tuple(pairs), plan, seed, rest["shown"], rest["trails"], rest["what"])
+        if key not in kept:
+            while len(kept) >= most:
+                del kept[next(iter(kept))]
+            kept[key] = fill(model, pairs, plan, seed, **rest)
+        return kept[key]
+
+    session.fill = remembered
+
+
 def identity(line: Line) -> tuple[Any, ...]:
     """What makes two lines the same cell."""
     cell = (line["concept"], line["method"], line["optimizer"], line["seed"])
-    return *cell, tuple(line["set"]), line.get("prompts", 200)
+    return *cell, tuple(line["set"]), line["prompts"]
 
 
 def read(path: Path) -> list[Line]:
@@ -120,7 +154,7 @@ def tables(lines: Sequence[Line]) -> str:
 
 
 def _group(line: Line) -> tuple[str, ...]:
-    overrides = [*line["set"], *([f"prompts={line['prompts']}"] if line.get("prompts", 200) != 200 else [])]
+    overrides = [*line["set"], *([f"prompts={line['prompts']}"] if line["prompts"] != 200 else [])]
     return line["method"], line["optimizer"], " ".join(overrides)
 
 
@@ -188,9 +222,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = options.table or options.file
     lines = read(path)
     if not options.table:
-        done = {identity(x) for x in lines if "scores" in x}
-        for key in itertools.product(options.concepts, options.methods, options.optimizers, options.seeds):
-            if (*key, tuple(options.set), options.prompts) in done:
+        done = {(identity(x), x["settings"]) for x in lines if "scores" in x}
+        share_pools()
+        # Seeds outermost, so that what a stopped table has is of all concepts; optimizers innermost share their pools.
+        axes = itertools.product(options.seeds, options.concepts, options.methods, options.optimizers)
+        for seed, *names in axes:
+            key = (*names, seed)
+            wanted = (*key, tuple(options.set), options.prompts), fingerprint(settings(*key, options))
+            if wanted in done:
                 continue
             found = cell(*key, options)
             append(path, found)

@@ -1,6 +1,6 @@
 """Draw the training curves of a build folder of `erase world`: one panel a stage, loss against step.
 
-    python benchmark/world_curves.py build/work --output docs/world_curves.png
+python benchmark/world_curves.py build/work --output docs/world_curves.png
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ def line(table: Any, concept: str, seed: int = 0, after: float = 0.1, **changes:
     pairs = {"before": 0.9, "after": after}
     scores = {f"{n}.{arm}": [v, v - 0.05, v + 0.05, 200] for n in table.NAMES for arm, v in pairs.items()}
     cell = {"concept": concept, "method": "esd", "optimizer": "dual", "seed": seed, "set": [], "prompts": 200}
+    cell["settings"] = "0123456789ab"
     return {**cell, "scores": scores, **changes}
 
 
@@ -86,6 +87,11 @@ def test_failed_cells_run_again_and_finished_ones_do_not(table, monkeypatch, tmp
     table.main(given)
     table.main([*given, "--prompts", "20"])
     assert [name for name, _ in ran] == ["frog", "pizza", "pizza", "frog", "pizza"]
+    stale = file.read_text().replace('"prompts": 200, "settings": "', '"prompts": 200, "settings": "old-')
+    file.write_text(stale)  # other defaults since then
+    table.main(given)
+    assert [name for name, _ in ran][5:] == ["frog", "pizza"]
+    assert page.read_text().count("| esd | dual |  | frog |") == 1
     ran.clear()
     table.main(["--table", str(file)])
     assert ran == []
