@@ -147,7 +147,8 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
-    model = Model(source, *(getattr(pipe, part) for part in PARTS[:-1]), ddim(pipe.scheduler))
+    parts: Any = {part: getattr(pipe, part) for part in PARTS[:-1]}
+    model = Model(source, **parts, scheduler=ddim(pipe.scheduler))
     predicts = model.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")

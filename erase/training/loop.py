@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from erase.errors import EraseError
 from erase.events import OnEvent, ShouldStop, Step, Warned
+from erase.optim.turn import Role
 from erase.training.session import Session
 
 
@@ -39,13 +40,14 @@ def train(
 
     Raises `EraseError` on a NaN or infinite loss or gradient, before the weights change.
     """
+    roles: tuple[Role, ...] = ("joint",) if session.kind == "joint" else ("forget", "retain")
     for round in range(first, plan.rounds):
         if should_stop():
             save(round)
             return round
         if plan.preview_every and round % plan.preview_every == 0:
             preview(round)
-        for role in ("joint",) if session.kind == "joint" else ("forget", "retain"):
+        for role in roles:
             started = time.perf_counter()
             loss, norm = _turn(session, role, round, plan.accumulate)
             if math.isinf(norm):
@@ -69,7 +71,7 @@ def train(
     return plan.rounds
 
 
-def _turn(session: Session, role: str, round: int, accumulate: int) -> tuple[float, float]:
+def _turn(session: Session, role: Role, round: int, accumulate: int) -> tuple[float, float]:
     """One optimizer step. Micro-batches are counted here; accelerate's one counter for both roles starves one."""
     session.optimizer.zero_grad()
     total = 0.0

@@ -16,6 +16,7 @@ from erase.errors import InputError
 from erase.events import OnEvent, ShouldStop, never
 from erase.methods import METHODS, Batch, Method, Nets, Options
 from erase.methods.masks import fisher_mask, gradient_mask
+from erase.methods.parts import present
 from erase.models import Model, Trained, select
 from erase.optim import Turns
 from erase.runtime import stable_seed
@@ -175,7 +176,7 @@ class Session:
             generator = torch.Generator().manual_seed(stable_seed(self.seed, "mask", role, index))
             batch = self.pools[role].from_pictures(size, self.model, generator)
             predicted = self._student(batch.noisy, batch.times, batch.states)
-            return (predicted - batch.target).square().mean()
+            return (predicted - present(batch.target, "a picture's target")).square().mean()
 
         return compute
 

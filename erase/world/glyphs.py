@@ -75,7 +75,7 @@ def _credit(style: Style, package: Path) -> str:
 
 def _render(icons: dict[str, Any], name: str) -> Image.Image:
     """Rasterise one icon with resvg at `GLYPH` px, following the set's aliases."""
-    import resvg_py
+    import resvg_py  # pyright: ignore[reportMissingImports]  # the extra `world`
 
     while name not in icons["icons"]:
         name = icons["aliases"][name]["parent"]
@@ -99,7 +99,7 @@ def _sticker(glyph: Image.Image) -> Image.Image:
     """A thick white rim with a thin grey edge, as if die-cut."""
     small = Image.new("RGBA", glyph.size)
     small.paste(glyph.resize((78, 78), Image.Resampling.LANCZOS), (9, 9))
-    alpha = small.getchannel("A").point(lambda a: 255 if a > 100 else 0)
+    alpha = small.getchannel("A").point(lambda a: 255 if a > 100 else 0)  # pyright: ignore[reportOperatorIssue]
     edge = alpha.filter(ImageFilter.MaxFilter(17)).filter(ImageFilter.GaussianBlur(1.2))
     rim = alpha.filter(ImageFilter.MaxFilter(13)).filter(ImageFilter.GaussianBlur(1))
     sticker = Image.new("RGBA", glyph.size, (120, 124, 132, 0))
@@ -112,7 +112,7 @@ def _sticker(glyph: Image.Image) -> Image.Image:
 def _pixels(glyph: Image.Image) -> Image.Image:
     """16 x 16 blocks, hard alpha, 16 colours."""
     small = glyph.resize((16, 16), Image.Resampling.BOX)
-    alpha = small.getchannel("A").point(lambda a: 255 if a > 70 else 0)
+    alpha = small.getchannel("A").point(lambda a: 255 if a > 70 else 0)  # pyright: ignore[reportOperatorIssue]
     # Colours of half-covered blocks are un-premultiplied by resize in RGBA; quantise what is left.
     flat = small.convert("RGB").quantize(16).convert("RGBA")
     flat.putalpha(alpha)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -100,7 +101,8 @@ def _tokenizer(work: Build, output: Path) -> None:
 
 def _vae(work: Build, output: Path) -> None:
     torch.manual_seed(0)
-    decoding = vae.Decoding(vae.build().to(work.device, memory_format=torch.channels_last))
+    autoencoder: Any = vae.build()
+    decoding = vae.Decoding(autoencoder.to(work.device, memory_format=torch.channels_last))
     work.fit(decoding, vae.loss(decoding), vae.PLAN)
 
 
@@ -117,7 +119,7 @@ def _unet(work: Build, output: Path) -> None:
     contrast = text_encoder.Contrast(text_encoder.build(tokenizer))
     averaged(work.folder / "text_encoder.pt", contrast)
     model = generator.Denoiser(generator.build(), contrast.text)
-    model = model.to(work.device, memory_format=torch.channels_last)
+    model = model.to(work.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if work.device.type == "cpu":
         # The fused attention's backward pass took a third of a step at these sizes; plain products do not.
         model.unet.set_attn_processor(AttnProcessor())
@@ -189,9 +191,9 @@ def sample_grid(work: Build, step: int) -> None:
         for i, thing in enumerate(names)
     ]
     seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-    pictures = pipeline(prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=seeds).images
+    drawn: Any = pipeline(prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=seeds)
     canvas = Image.new("RGB", (66 * len(names), 66 * len(STYLE_NAMES)), "white")
-    for k, picture in enumerate(pictures):
+    for k, picture in enumerate(drawn.images):
         canvas.paste(picture, (k % len(names) * 66 + 1, k // len(names) * 66 + 1))
     canvas.save(work.folder / f"grid-{step}.png")
 

@@ -118,7 +118,8 @@ class Decoding(nn.Module):
 
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
-        self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
+        self.decoder: nn.Module = vae.decoder
+        self.post_quant_conv: Any = vae.post_quant_conv  # None in an autoencoder without one; ours has it
         self.device = vae.device
 
     def forward(self, latents: Tensor) -> Tensor:
