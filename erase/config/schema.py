@@ -32,11 +32,11 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "train": {"rounds": 200, "batch": 4, "forget": {"lr": 8e-6}, "retain": {"lr": 8e-6}},
     },
     "salun": {
-        "method": {"parameters": "full", "mask_share": 0.5, "retain_weight": 1.0},
+        "method": {"parameters": "full", "pictures": "concept", "mask_share": 0.5, "retain_weight": 1.0},
         "train": {"rounds": 500, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
     },
     "sfron": {
-        "method": {"parameters": "full", "ratio": 1.0, "retain_weight": 1.0},
+        "method": {"parameters": "full", "pictures": "concept", "ratio": 1.0, "retain_weight": 1.0},
         "train": {"rounds": 500, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
     },
     "ga": {
@@ -55,16 +55,16 @@ _WORLD_PLAIN = {**_WORLD_TRAIN, "pool": {**_WORLD_TRAIN["pool"], "guidance": 1.0
 _WORLD_ASCENT = {"rounds": 250, "batch": 12, "pool": {**_WORLD_PLAIN["pool"], "forget": 32, "retain": 320}}
 
 
-def _world(train: dict[str, Any], forget: float, retain: float) -> dict[str, Any]:
+def _world(train: dict[str, Any], forget: float, retain: float, **method: Any) -> dict[str, Any]:
     roles = {"forget": {"lr": forget, **_WORLD_ROLE}, "retain": {"lr": retain, **_WORLD_ROLE}}
-    return {"method": {"parameters": "xattn"}, "train": {**train, **roles}}
+    return {"method": {"parameters": "xattn", **method}, "train": {**train, **roles}}
 
 
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
     "esd": _world({**_WORLD_TRAIN, "rounds": 200}, 6e-4, 6e-4),
     "ablation": _world(_WORLD_TRAIN, 6e-4, 6e-4),
-    "salun": _world(_WORLD_PLAIN, 2e-4, 4e-4),
-    "sfron": _world(_WORLD_PLAIN, 4e-4, 4e-4),
+    "salun": _world(_WORLD_PLAIN, 2e-4, 4e-4, pictures="anchor"),
+    "sfron": _world(_WORLD_PLAIN, 4e-4, 4e-4, pictures="anchor"),
     "ga": _world(_WORLD_ASCENT, 1e-4, 3e-4),
 }
 
@@ -139,6 +139,11 @@ class MethodSection(Section):
     guidance: Real | None = Field(
         None, ge=0, le=30, description="esd: how far away it steers. Higher erases harder and hurts neighbours sooner."
     )
+    pictures: Literal["concept", "anchor", "both"] | None = Field(
+        None,
+        description="salun, sfron: whose pictures the concept's prompt is relabelled on. concept: as published. "
+        "anchor: leaves fewer blanks, where the anchor is drawn well. both: half of each.",
+    )
     mask_share: Real | None = Field(
         None,
         gt=0,
@@ -164,9 +169,9 @@ class MethodSection(Section):
             raise ValueError(f"is neither a preset nor a valid regular expression ({error})") from None
         return value
 
-    @field_validator("guidance", "mask_share", "ratio")
+    @field_validator("guidance", "pictures", "mask_share", "ratio")
     @classmethod
-    def _own_option(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _own_option(cls, value: Any, info: ValidationInfo) -> Any:
         name = info.data.get("name")
         if name and value is not None and info.field_name not in METHOD_DEFAULTS[name]["method"]:
             known = ", ".join(METHOD_DEFAULTS[name]["method"])

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Shown = Literal["concept", "anchor", "both"]
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """eps(x_t (B, C, h, w), t (B,), states (B, L, D)) -> (B, C, h, w)."""
 
@@ -52,6 +53,7 @@ class Options:
     """A method's own settings; each method reads those it names."""
 
     guidance: float = 1.0
+    pictures: Shown | None = None  # None: those of the method
     mask_share: float = 0.5
     ratio: float = 1.0
     retain_weight: float = 1.0
@@ -60,7 +62,6 @@ class Options:
 Loss = Callable[[Nets, Batch, Options], Tensor]
 Source = Literal["trajectories", "pictures"]
 Role = Literal["forget", "retain"]
-Shown = Literal["concept", "anchor", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Method:
 
     `mask` says what the mask is made of, `mask_roles` whose steps it binds. `relabel` says what stands in for an empty
     anchor: the nearest kept concept (True) or the prompt without the concept. `shown` says whose pictures the forget
-    latents are of: the concept's, the anchor's, or half of each.
+    latents are of: the concept's, the anchor's, or half of each; `Options.pictures` can say otherwise.
     """
 
     name: str

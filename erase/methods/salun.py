@@ -15,5 +15,4 @@ SALUN = Method(
     mask="gradient",
     mask_roles=("forget", "retain"),
     relabel=True,
-    shown="both",
 )

@@ -14,5 +14,4 @@ SFRON = Method(
     retain_source="pictures",
     mask="fisher",
     relabel=True,
-    shown="both",
 )

@@ -16,7 +16,7 @@ from erase.errors import InputError
 from erase.events import OnEvent, ShouldStop, never
 from erase.methods import METHODS, Batch, Method, Nets, Options
 from erase.methods.masks import fisher_mask, gradient_mask
-from erase.methods.parts import present
+from erase.methods.parts import Shown, present
 from erase.models import Model, Trained, select
 from erase.optim import Turns
 from erase.runtime import stable_seed
@@ -60,6 +60,7 @@ class Session:
         self.model, self.concept, self.seed, self.batch = model, concept, seed, batch
         self.method: Method = METHODS[method.name]
         self.options = method.options
+        self.shown: Shown = method.options.pictures or self.method.shown
         self.kind = optimizer
         self.accelerator = accelerator_for(precision, model.device)
         self.scale = LossScale(self.accelerator.scaler)
@@ -67,7 +68,7 @@ class Session:
         self.pools = self._pools(should_stop)
         self.trained = Trained(select(model.unet, method.parameters))
         self.nets = Nets(self._student, self._teacher)
-        self.mask = self._mask()
+        self.mask = self._mask(should_stop)
         self.optimizer: Turns = build(
             optimizer, self.trained.parameters, *roles, self.mask, self.method.mask_roles, rounds
         )
@@ -134,47 +135,54 @@ class Session:
         pairs = forget_pairs(self.model, concept, plan.forget, method.relabel, generator)
         kept = [Pair(p, p) for p in retain_prompts(self.model, concept, plan.retain, generator)]
         with self.accelerator.autocast():
-            forget = fill(
-                self.model,
-                pairs,
-                plan,
-                seed,
-                shown=method.shown,
-                trails=method.forget_source == "trajectories",
-                what="sampling forget latents",
-                on_event=self.on_event,
-                should_stop=should_stop,
-            )
-            retain = fill(
-                self.model,
-                kept,
-                plan,
-                seed,
-                shown="concept",
-                trails=method.retain_source == "trajectories",
-                what="sampling retain latents",
-                on_event=self.on_event,
-                should_stop=should_stop,
-            )
-        return {"forget": forget, "retain": retain}
+            trails = method.forget_source == "trajectories", method.retain_source == "trajectories"
+            return {
+                "forget": self._fill(pairs, seed, self.shown, trails[0], "sampling forget latents", should_stop),
+                "retain": self._fill(kept, seed, "concept", trails[1], "sampling retain latents", should_stop),
+            }
 
-    def _mask(self) -> dict[str, Tensor] | None:
+    def _fill(
+        self, pairs: list[Pair], seed: int, shown: Shown, trails: bool, what: str, should_stop: ShouldStop
+    ) -> Pool:
+        return fill(
+            self.model,
+            pairs,
+            self.pool_plan,
+            seed,
+            shown=shown,
+            trails=trails,
+            what=what,
+            on_event=self.on_event,
+            should_stop=should_stop,
+        )
+
+    def _mask(self, should_stop: ShouldStop) -> dict[str, Tensor] | None:
         if self.method.mask is None:
             return None
-        parameters = self.trained.parameters
+        parameters, pool = self.trained.parameters, self._concept_pictures(should_stop)
         if self.method.mask == "gradient":
-            losses = [self._mask_loss("forget", i, self.batch) for i in range(MASK_BATCHES)]
+            losses = [self._mask_loss(pool, "forget", i, self.batch) for i in range(MASK_BATCHES)]
             return gradient_mask(parameters, losses, self.options.mask_share)
-        forget = [self._mask_loss("forget", i, 1) for i in range(MASK_PICTURES)]
-        retain = [self._mask_loss("retain", i, 1) for i in range(MASK_PICTURES)]
+        forget = [self._mask_loss(pool, "forget", i, 1) for i in range(MASK_PICTURES)]
+        retain = [self._mask_loss(self.pools["retain"], "retain", i, 1) for i in range(MASK_PICTURES)]
         return fisher_mask(parameters, forget, retain, self.options.ratio)
 
-    def _mask_loss(self, role: str, index: int, size: int) -> Callable[[], Tensor]:
+    def _concept_pictures(self, should_stop: ShouldStop) -> Pool:
+        """The concept's own pictures, as many as the mask needs: the forget pool, where that has no others."""
+        if self.shown == "concept":
+            return self.pools["forget"]
+        seed = stable_seed(self.seed, "mask pool")
+        generator = torch.Generator().manual_seed(seed)
+        pairs = forget_pairs(self.model, self.concept, MASK_PICTURES, self.method.relabel, generator)
+        with self.accelerator.autocast():
+            return self._fill(pairs, seed, "concept", False, "sampling mask latents", should_stop)
+
+    def _mask_loss(self, pool: Pool, role: str, index: int, size: int) -> Callable[[], Tensor]:
         """The denoising loss of a role's pictures under its own prompt; what both masks are measured on."""
 
         def compute() -> Tensor:
             generator = torch.Generator().manual_seed(stable_seed(self.seed, "mask", role, index))
-            batch = self.pools[role].from_pictures(size, self.model, generator)
+            batch = pool.from_pictures(size, self.model, generator)
             predicted = self._student(batch.noisy, batch.times, batch.states)
             return (predicted - present(batch.target, "a picture's target")).square().mean()
 

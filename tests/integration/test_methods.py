@@ -16,7 +16,8 @@ from erase.errors import EraseError, InputError
 from erase.events import Step, Warned, ignore, never
 from erase.methods import METHODS, Options
 from erase.models import Model, select
-from erase.training import PoolPlan, RolePlan, Session, TrainPlan, train
+from erase.training import Pool, PoolPlan, RolePlan, Session, TrainPlan, train
+from erase.training import session as training_session
 from erase.training.scale import GROW_EVERY, MOST_OVERFLOWS, LossScale
 from erase.training.session import MethodPlan
 from tests.integration.conftest import build_tiny
@@ -29,6 +30,7 @@ def make(model: Model, method: str = "esd", parameters: str = "xattn", **changes
     roles = changes.pop("roles", (RolePlan(lr=1e-3), RolePlan(lr=1e-3)))
     kind = changes.pop("optimizer", "dual")
     pool = changes.pop("pool", POOL)
+    options = changes.pop("options", Options())
     settings = {
         "precision": "fp32",
         "rounds": 6,
@@ -38,7 +40,7 @@ def make(model: Model, method: str = "esd", parameters: str = "xattn", **changes
         "should_stop": never,
         **changes,
     }
-    return Session(model, CONCEPT, MethodPlan(method, parameters, Options()), kind, roles, pool, **settings)
+    return Session(model, CONCEPT, MethodPlan(method, parameters, options), kind, roles, pool, **settings)
 
 
 def run(session: Session, rounds: int, first: int = 0, accumulate: int = 1) -> list[Any]:
@@ -114,6 +116,34 @@ def test_a_mask_holds_the_other_weights_in_the_roles_it_binds(method: str, optim
     if optimizer != "joint":
         assert (moved["retain"] == 0) == {"salun": True, "sfron": False}[method]
     assert any(not torch.equal(v, session.trained.originals[k]) for k, v in session.trained.tensors().items())
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.mask])
+@pytest.mark.parametrize("pictures", ["concept", "anchor", "both"])
+def test_a_mask_is_measured_on_the_concepts_own_pictures(
+    method: str, pictures: Any, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[int, str] = {}  # a pool's clean latents -> whose pictures they are
+    seen: list[str] = []
+
+    def recorded(*given: Any, shown: str, **rest: Any) -> Any:
+        pool = fill(*given, shown=shown, **rest)
+        drawn[id(pool.clean)] = f"{shown}, {rest['what']}"
+        return pool
+
+    def looked(self: Any, *given: Any) -> Any:
+        seen.append(drawn[id(self.clean)])
+        return from_pictures(self, *given)
+
+    fill, from_pictures = training_session.fill, Pool.from_pictures
+    monkeypatch.setattr(training_session, "fill", recorded)
+    monkeypatch.setattr(Pool, "from_pictures", looked)
+    session = make(tiny_model, method, options=Options(pictures=pictures))
+    own = "concept, sampling forget latents" if pictures == "concept" else "concept, sampling mask latents"
+    assert set(seen) == {own, *(["concept, sampling retain latents"] if method == "sfron" else [])}
+    seen.clear()
+    session.loss("forget", 0)
+    assert seen == [f"{pictures}, sampling forget latents"]
 
 
 def test_the_teacher_leaves_no_trace_even_after_an_error(tiny_model: Model) -> None:
