@@ -187,7 +187,10 @@ class SharedOptim:
 
     :math:`A` is the optimizer that `optimizer` makes: its states mix the gradients of both roles. Steps of "forget" and
     "retain" alternate; a step of "joint" is one on the sum of both gradients (two backwards, no clearing between).
-    "joint" uses forget's clip, schedule and mask unless it has its own. Source: the baseline in arXiv 2504.15827.
+    "joint" uses forget's clip and schedule unless it has its own. Source: the baseline in arXiv 2504.15827.
+
+    A mask that binds both roles binds "joint" too. One that binds forget alone cannot act on a sum: call
+    `mask_gradients("forget")` after forget's backward and before retain's, and retaining stays free as it is in turns.
 
     Memory: the states of one optimizer: 2 a weight for Adam.
 
@@ -209,13 +212,13 @@ class SharedOptim:
         mask_roles: Sequence[str] = ("forget",),
         schedule: Mapping[Any, Schedule] | None = None,
     ) -> None:
-        roles = (*mask_roles, "joint") if "forget" in mask_roles and "joint" not in mask_roles else mask_roles
+        roles = {*mask_roles, "joint"} if {"forget", "retain"} <= set(mask_roles) else mask_roles
         self._turn = Turn(
             params,
             ("forget", "retain", "joint"),
             clip=_with_joint(clip),
             mask=mask,
-            mask_roles=roles,
+            mask_roles=sorted(roles),
             schedule=_with_joint(schedule),
         )
         self._rated = _Rated(optimizer(list(self._turn.params.values())), self._turn.params, "shared")
@@ -223,6 +226,10 @@ class SharedOptim:
     def zero_grad(self) -> None:
         """Drop every gradient; call it before each backward, but not between the two of "joint"."""
         self._turn.zero_grad()
+
+    def mask_gradients(self, role: Role) -> None:
+        """Zero what the mask keeps out of this role's gradients, where they are the only ones yet; for "joint"."""
+        self._turn.mask_gradients(role)
 
     def step(self, role: Role) -> float:
         """Update the weights with the gradients there are; returns their norm before clipping."""

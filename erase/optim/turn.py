@@ -93,14 +93,19 @@ class Turn:
         """Number of the role's latest step, from 0; 0 as well before the first."""
         return max(0, self.steps[role] - 1)
 
+    def mask_gradients(self, role: str) -> None:
+        """Zero the masked gradients, if the mask binds this role."""
+        self.check_role(role)
+        if self.mask is not None and role in self.mask_roles:
+            self.mask.apply_to_gradients()
+
     @contextmanager
     def around(self, role: str) -> Iterator[tuple[float, float]]:
         """Wrap an update: gives (gradient norm before clipping, factor of the base rate)."""
         self.check_role(role)
         factor = self.factor(role, self.steps[role])
         masked = self.mask if role in self.mask_roles else None
-        if masked is not None:
-            masked.apply_to_gradients()
+        self.mask_gradients(role)
         norm = self._norm(role)
         limit = self.clip.get(role)
         if limit is not None and norm > limit:

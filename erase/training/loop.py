@@ -49,7 +49,7 @@ def train(
             preview(round)
         for role in roles:
             started = time.perf_counter()
-            loss, norm = _turn(session, role, round, plan.accumulate)
+            loss, norm = take_turn(session, role, round, plan.accumulate)
             if math.isinf(norm):
                 scale = f"the loss scale is {session.scale.value:g} now"
                 on_event(Warned(text=f"round {round}: fp16 {role} gradients overflowed; step left out, {scale}"))
@@ -71,11 +71,12 @@ def train(
     return plan.rounds
 
 
-def _turn(session: Session, role: Role, round: int, accumulate: int) -> tuple[float, float]:
+def take_turn(session: Session, role: Role, round: int, accumulate: int) -> tuple[float, float]:
     """One optimizer step. Micro-batches are counted here; accelerate's one counter for both roles starves one."""
     session.optimizer.zero_grad()
     total = 0.0
-    for part in ("forget", "retain") if role == "joint" else (role,):
+    parts: tuple[Role, ...] = ("forget", "retain") if role == "joint" else (role,)
+    for part in parts:
         for micro in range(accumulate):
             loss = session.loss(part, round, micro) / accumulate
             value = float(loss.detach())
@@ -85,6 +86,8 @@ def _turn(session: Session, role: Role, round: int, accumulate: int) -> tuple[fl
                 )
             session.accelerator.backward(loss)
             total += value
+        if role == "joint" and part == "forget":
+            session.mask_gradients("forget")
     if not session.scale.unscale(session.trained.parameters.values()):
         session.optimizer.zero_grad()
         return total, math.inf

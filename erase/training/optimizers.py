@@ -49,31 +49,29 @@ def build(
 
     `shared` and `joint` have one optimizer, so they take the forget role's plan; the retain plan's rate is unused.
     """
-    weights = list(parameters.values())
     clip = {"forget": forget.clip, "retain": retain.clip}
     schedule = {"forget": _schedule(forget, rounds), "retain": _schedule(retain, rounds)}
-    masks = None if mask is None else [mask[name] for name in parameters]
     if kind == "dual":
         return DualOptim(
-            weights,
+            parameters,
             forget=_factory(forget),
             retain=_factory(retain),
             clip=clip,
             schedule=schedule,
-            mask=masks,
+            mask=mask,
             mask_roles=mask_roles,
         )
     if kind == "dual_plus":
         return DualOptimPlus(
-            weights,
+            parameters,
             lr={"forget": forget.lr, "retain": retain.lr},
             weight_decay={"forget": forget.weight_decay, "retain": retain.weight_decay},
             clip=clip,
             schedule=schedule,
-            mask=masks,
+            mask=mask,
             mask_roles=mask_roles,
         )
-    return SharedOptim(weights, _factory(forget), clip=clip, schedule=schedule, mask=masks, mask_roles=mask_roles)
+    return SharedOptim(parameters, _factory(forget), clip=clip, schedule=schedule, mask=mask, mask_roles=mask_roles)
 
 
 def _schedule(plan: RolePlan, rounds: int) -> Callable[[int], float]:

@@ -150,13 +150,15 @@ def _sampled(
 
     start = first_noise(model, shots)
     clean = denoise(model, drawn, empty, start, plan.steps, plan.guidance, visit if trails else None)
-    return Pool(clean, states, anchors, _trail(model, seen, other, of_anchor) if trails else None)
+    return Pool(clean, states, anchors, _trail(model, seen, drawn, other, of_anchor) if trails else None)
 
 
-def _trail(model: Model, seen: list[Seen], other: Tensor, of_anchor: Tensor) -> Trail:
+def _trail(model: Model, seen: list[Seen], drawn: Tensor, other: Tensor, of_anchor: Tensor) -> Trail:
     """What was seen on the way, completed: sampling predicted under the prompt it drew, not under the other one."""
     noisy, conditional, unconditional = (torch.stack([s[k] for s in seen], 1) for k in (1, 2, 3))
-    missing = torch.stack([model.unet(x, t, other).sample.float() for t, x, _, _ in seen], 1)
+    missing = conditional
+    if not torch.equal(drawn, other):  # retain prompts have no twin
+        missing = torch.stack([model.unet(x, t, other).sample.float() for t, x, _, _ in seen], 1)
     row = of_anchor[:, None, None, None, None]
     under_prompt, under_anchor = torch.where(row, missing, conditional), torch.where(row, conditional, missing)
     return Trail(torch.stack([s[0] for s in seen]), noisy, under_prompt, unconditional, under_anchor)

@@ -18,7 +18,8 @@ from erase.methods import METHODS, Batch, Method, Nets, Options
 from erase.methods.masks import fisher_mask, gradient_mask
 from erase.methods.parts import Shown, present
 from erase.models import Model, Trained, select
-from erase.optim import Turns
+from erase.optim import SharedOptim, Turns
+from erase.optim.turn import Role
 from erase.runtime import stable_seed
 from erase.training.optimizers import Kind, RolePlan, build
 from erase.training.pool import Pool, PoolPlan, fill
@@ -102,6 +103,11 @@ class Session:
         if role == "forget":
             return self.method.forget(self.nets, batch, self.options)
         return self.options.retain_weight * self.method.retain(self.nets, batch, self.options)
+
+    def mask_gradients(self, role: Role) -> None:
+        """Under `joint`, keep what the mask binds out of a role's gradients before the other role's are added."""
+        if isinstance(self.optimizer, SharedOptim):
+            self.optimizer.mask_gradients(role)
 
     def draw(self, role: str, size: int, generator: torch.Generator) -> Batch:
         """A random batch of a role from its pool."""

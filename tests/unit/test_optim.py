@@ -242,7 +242,8 @@ def test_an_interrupted_step_moves_no_masked_weight_and_does_not_count():
 def test_joint_step_is_masked_clipped_and_scheduled_like_forget():
     params, originals, mask = weights(), weights(), masks()
     plan = {"clip": {"forget": 0.5}, "schedule": {"forget": constant(0.5)}}
-    optimizer = SharedOptim(params, lambda p: torch.optim.SGD(p, lr=1.0), mask=mask, **plan)
+    plan |= {"mask": mask, "mask_roles": ("forget", "retain")}
+    optimizer = SharedOptim(params, lambda p: torch.optim.SGD(p, lr=1.0), **plan)
     play(optimizer, params, ["joint"])
     moved = [a.detach() - b.detach() for a, b in zip(params, originals, strict=True)]
     assert all(float(move[~free].abs().max()) == 0 for move, free in zip(moved, mask, strict=True))
@@ -258,6 +259,7 @@ def test_joint_step_is_masked_clipped_and_scheduled_like_forget():
         ({"schedule": {"retain": constant(0.5)}}, 1.0, None),
         ({"schedule": {"forget": constant(0.5), "joint": constant(0.25)}}, 0.25, None),
         ({"mask": masks(), "mask_roles": ("retain",)}, 1.0, None),
+        ({"mask": masks(), "mask_roles": ("forget",)}, 1.0, None),
     ],
 )
 def test_joint_takes_its_own_settings_first_and_nothing_of_retain(options, factor, norm):
@@ -266,6 +268,20 @@ def test_joint_takes_its_own_settings_first_and_nothing_of_retain(options, facto
     play(SharedOptim(params, lambda p: torch.optim.SGD(p, lr=1.0), **options), params, ["joint"])
     moved = torch.cat([(a - b).detach().flatten() for a, b in zip(params, before, strict=True)]).norm()
     assert float(moved) == pytest.approx(factor * (norm or whole), rel=1e-5)
+
+
+def test_a_mask_of_forget_alone_binds_its_part_of_a_joint_step():
+    params, before, mask = weights(), weights(), masks()
+    optimizer = SharedOptim(params, lambda p: torch.optim.SGD(p, lr=1.0), mask=mask)
+    first, second = gradients(0), gradients(1)
+    give(params, first)
+    optimizer.mask_gradients("retain")
+    optimizer.mask_gradients("forget")
+    for param, gradient in zip(params, second, strict=True):
+        param.grad += gradient
+    optimizer.step("joint")
+    wanted = [b.detach() - (f * m + s) for b, f, s, m in zip(before, first, second, mask, strict=True)]
+    assert all(torch.allclose(p, w, atol=1e-6) for p, w in zip(params, wanted, strict=True))
 
 
 @pytest.mark.parametrize(
