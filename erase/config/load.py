@@ -16,6 +16,8 @@ from erase.resources import bundled_config
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
+# What PyYAML's constructors raise on a value that does not suit its tag, say `!!bool maybe` or `!!int ""`.
+TAG_ERRORS = (ValueError, KeyError, AttributeError, IndexError, TypeError)
 
 
 class _Loader(yaml.SafeLoader):
@@ -84,7 +86,7 @@ def parse_value(text: str) -> Any:
     """The value of `--set key=text`, read as YAML would; what is no YAML is the text itself."""
     try:
         return yaml.load(text, Loader=_Loader) if text else ""  # a subclass of SafeLoader
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, *TAG_ERRORS):
         return text
 
 
@@ -104,8 +106,9 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path} is not valid YAML: {error.problem}{where}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    except (yaml.YAMLError, *TAG_ERRORS) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is not valid YAML: {why}") from None
     if given is None:
         return {}
     if not isinstance(given, dict):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from erase.errors import InputError
@@ -53,7 +52,8 @@ class Model:
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one latent."""
         side = self.unet.config.sample_size
-        return self.unet.config.in_channels, side, side
+        height, width = (side, side) if isinstance(side, int) else side
+        return self.unet.config.in_channels, height, width
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:
@@ -144,7 +144,9 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
             pipe = StableDiffusionPipeline.from_pretrained(
                 folder, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False, use_safetensors=True
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise whatever a damaged file happens to call for
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
     parts: Any = {part: getattr(pipe, part) for part in PARTS[:-1]}
@@ -152,6 +154,7 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     predicts = model.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")
+    _check_sizes(model)
     for name in ("text_encoder", "unet", "vae"):
         part = getattr(model, name)
         part.to(device).float().eval().requires_grad_(False)
@@ -222,7 +225,25 @@ def _check_folder(source: str, folder: Path) -> dict[str, Any]:
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise InputError(f"model {source!r}: missing folders {', '.join(missing)} in {folder}")
+    for file in sorted(folder.glob("*/*config.json")):
+        try:
+            held = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"model {source!r}: {file} is damaged ({error})") from None
+        if not isinstance(held, dict):  # the libraries would look for the model on the hub instead
+            raise InputError(f"model {source!r}: {file} holds a {type(held).__name__}, not a configuration")
     return parts
+
+
+def _check_sizes(model: Model) -> None:
+    """What the configurations leave open, or contradict each other in."""
+    side, source = model.unet.config.sample_size, model.source
+    sides = [side, side] if isinstance(side, int) else side
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+        raise InputError(f"model {source!r}: sample_size {side!r} in unet/config.json is no size of latents")
+    tokens, places = model.tokenizer.model_max_length, model.text_encoder.config.max_position_embeddings
+    if tokens > places:
+        raise InputError(f"model {source!r}: its tokenizer gives {tokens} tokens, its text encoder takes {places}")
 
 
 def _check_finite(source: str, part: Any) -> None:

@@ -158,6 +158,44 @@ def test_parts_of_other_classes_are_refused(kind: object, folder: Path) -> None:
         load_model(str(folder))
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+@pytest.mark.parametrize("text", ["null", "[1]", "{", "\x00"])
+def test_a_configuration_that_is_none_is_refused(part: str, text: str, folder: Path) -> None:
+    file = next((folder / part).glob("*config.json"))
+    file.write_text(text)
+    with pytest.raises(InputError, match=f"^model '.*' *{file.name}|{part}"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("unet/config.json", {"sample_size": None}, "sample_size None"),
+        ("unet/config.json", {"sample_size": [4]}, r"sample_size \[4\]"),
+        ("unet/config.json", {"sample_size": [4, -1]}, r"sample_size \[4, -1\]"),
+        ("unet/config.json", {"down_block_types": 7}, "cannot be read"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 400}, "its tokenizer gives 400 tokens"),
+    ],
+)
+def test_settings_that_fit_nothing_are_refused(file: str, change: dict[str, object], words: str, folder: Path) -> None:
+    alter(folder / file, change)
+    with pytest.raises(InputError, match=words):
+        load_model(str(folder))
+
+
+def test_a_model_may_draw_oblong_pictures(folder: Path) -> None:
+    alter(folder / "unet/config.json", {"sample_size": [8, 4]})
+    model = load_model(str(folder))
+    picture = sample(model, SHOTS[:1], steps=1)[0]
+    assert picture.shape == model.picture_shape
+    assert picture.shape[0] == 2 * picture.shape[1]
+
+
+def alter(file: Path, change: dict[str, object]) -> None:
+    """Change some keys of a configuration."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+
+
 def test_old_names_of_attention_are_known(folder: Path) -> None:
     file = next((folder / "vae").glob("*.safetensors"))
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
