@@ -21,6 +21,7 @@ from typing import Any
 
 from erase.arguments import SHORT, build_parser
 from erase.errors import EraseError, InputError, Interrupted
+from erase.runtime import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,9 +56,9 @@ def _fail(text: str, code: int, debug: bool) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     parser, commands = build_parser(HANDLERS)
-    command = next((a for a in arguments if not a.startswith("-")), None)
-    if command is not None and command not in commands:
-        raise InputError(f"unknown command {command!r}{_suggest(command, commands)}; see `erase --help`")
+    named = next((a for a in arguments if not a.startswith("-")), None)
+    if named is not None and named not in commands:
+        raise InputError(f"unknown command {named!r}{_suggest(named, commands)}; see `erase --help`")
     options, unknown = parser.parse_known_args(arguments)
     if options.command is None:
         parser.print_help(sys.stderr)
@@ -120,7 +121,7 @@ def _interrupted(error: BaseException, folder: Path | None) -> Interrupted:
     text = str(error) or "interrupted"
     if folder is None or "--resume" in text:
         return Interrupted(text)
-    return Interrupted(f"{text}; continue with: erase run --resume {folder}")
+    return Interrupted(f"{text}; continue with: {command('run', '--resume', folder)}")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -144,7 +145,7 @@ def _eval(options: argparse.Namespace) -> int:
             if stop.asked:
                 raise Interrupted("stopped")
         except Interrupted as error:
-            raise Interrupted(f"{error}; start again with: erase eval {options.run}") from None
+            raise Interrupted(f"{error}; start again with: {command('eval', options.run)}") from None
     print(score_table(scores))
     return 0
 

@@ -13,7 +13,7 @@ from erase.concept import sentence, specimens
 from erase.errors import EraseError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, Preview, Saved, ShouldStop
-from erase.runtime import write_json, write_png
+from erase.runtime import command, write_json, write_png
 from erase.sampling import Shot, sample
 from erase.training import Session, TrainPlan, train
 
@@ -47,7 +47,8 @@ def train_run(
     done = train(session, plan, first=first, on_event=on_event, should_stop=should_stop, save=save, preview=preview)
     if done < plan.rounds:
         on_event(Finished(folder=folder, complete=False))
-        raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: erase run --resume {folder}")
+        go_on = command("run", "--resume", folder)
+        raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: {go_on}")
     write_json(folder / runs.GUARDS, guards(session, steps, guidance))
     about = {"base": base, "concept": session.concept.name, "method": session.method.name}
     runs.save_tensors(folder / runs.MODEL, session.trained.tensors(), about)

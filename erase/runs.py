@@ -19,7 +19,7 @@ from torch import Tensor
 
 from erase.errors import InputError
 from erase.events import Event, to_json
-from erase.runtime import replacing, write_text
+from erase.runtime import command, replacing, write_text
 
 CONFIG, GUARDS, EVENTS, ROWS, REPORT, PAGE, DONE = (
     "config.yaml",
@@ -55,7 +55,8 @@ def claim_folder(folder: Path, config: str) -> Path:
     """Make the folder the user named, with its config.yaml; it must not exist yet, or be empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         state = "a finished run" if (folder / DONE).exists() else "another run or other files"
-        raise InputError(f"output {folder} already holds {state}; name a new folder, or use --resume {folder}")
+        go_on = command("run", "--resume", folder)
+        raise InputError(f"output {folder} already holds {state}; name a new folder, or go on with: {go_on}")
     with _all_or_nothing(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ def require_run(folder: Path, *, finished: bool = False) -> Path:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is no run folder: it has no {CONFIG}")
     if finished and not (folder / MODEL).is_file():
-        raise InputError(f"{folder} has no trained model yet; finish it with: erase run --resume {folder}")
+        raise InputError(f"{folder} has no trained model yet; finish it with: {command('run', '--resume', folder)}")
     return folder
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -85,6 +86,11 @@ def output_folder(path: Path) -> Path:
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{path} cannot be written: no permission in {place}; name another one")
     return path
+
+
+def command(*words: object) -> str:
+    """A command of this program, quoted so that it can be pasted into a shell."""
+    return shlex.join(["erase", *(str(word) for word in words)])
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from erase.prepare import (
 )
 from erase.report.card import write_card
 from erase.reporting import report_run
-from erase.runtime import output_folder, pick_device, user_path, write_png
+from erase.runtime import command, output_folder, pick_device, user_path, write_png
 from erase.sampling import Shot, sample
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
 
@@ -79,10 +79,10 @@ def _complete(job: Job, folder: Path, on_event: OnEvent, should_stop: ShouldStop
     for text in job.warnings:
         log(Warned(text=text))
     arms = _train(job, folder, log, should_stop)
-    if config.evaluate.skip:
-        log(Warned(text=f"not judged, as asked; later: erase eval {folder}"))
-    elif not model.world:
+    if not model.world:
         log(Warned(text="only the bundled world can be judged so far; the report has pictures and no scores"))
+    elif config.evaluate.skip:
+        log(Warned(text=f"not judged, as asked; later: {command('eval', folder)}"))
     judged = model.world and not config.evaluate.skip
     plan = judge_plan(config, folder.name, job.cache)
     report_run(plan, config.model_dump(), model, arms, job.concept, folder, log, should_stop, judged=judged)
