@@ -25,18 +25,18 @@ def train_run(
     *,
     steps: int,
     guidance: float,
-    base: str,
+    about: dict[str, str],
     folder: Path,
     on_event: OnEvent,
     should_stop: ShouldStop,
 ) -> dict[Arm, dict[str, Tensor]]:
     """Train from round `first` on; leave the trained tensors in model/ and in the session's model; return both arms'.
 
-    The probe picture is drawn in `steps` at `guidance`; `base` is the base model's name, for the file of tensors.
+    The probe picture is drawn in `steps` at `guidance`; `about` goes into the checkpoints and the file of tensors.
     """
 
     def save(round: int) -> None:
-        runs.save_checkpoint(folder, {"round": round, **session.state_dict()})
+        runs.save_checkpoint(folder, {"round": round, "about": about, **session.state_dict()})
         on_event(Saved(path=folder / runs.CHECKPOINT))
 
     def preview(round: int) -> None:
@@ -50,7 +50,6 @@ def train_run(
         go_on = command("run", "--resume", folder)
         raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: {go_on}")
     write_json(folder / runs.GUARDS, guards(session, steps, guidance))
-    about = {"base": base, "concept": session.concept.name, "method": session.method.name}
     runs.save_tensors(folder / runs.MODEL, session.trained.tensors(), about)
     on_event(Saved(path=folder / runs.MODEL))
     for parameter in session.trained.parameters.values():

@@ -16,7 +16,7 @@ from erase.errors import InputError
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop
 from erase.methods import Options
-from erase.models import Model, load_model, put_tensors, select
+from erase.models import Model, load_model, model_hash, put_tensors, select
 from erase.runtime import output_folder, pick_device, user_path
 from erase.scoring import JudgePlan, content_hash
 from erase.training import PoolPlan, RolePlan, Session, TrainPlan, neighbours
@@ -86,19 +86,34 @@ def stored_device(config: Config) -> tuple[torch.device, list[str]]:
 def load_run(folder: Path, config: Config, device: torch.device) -> tuple[Model, dict[Arm, dict[str, Tensor]]]:
     """A finished run's erased model, and the trained subset's tensors before and after.
 
-    Raises `InputError` where the run's weights are not those that its configuration trains, or not finite.
+    Raises `InputError` where the weights are not those that its configuration trains from its base, or not finite.
     """
-    model, path = load_model(config.model, device), folder / runs.MODEL
-    tensors, wanted = runs.load_tensors(path), select(model.unet, config.method.parameters)
+    model = load_model(config.model, device)
+    return model, put_trained(folder, config, model)
+
+
+def put_trained(folder: Path, config: Config, model: Model) -> dict[Arm, dict[str, Tensor]]:
+    """Put a finished run's tensors into its base model; return the trained subset before and after."""
+    path, wanted = folder / runs.MODEL, select(model.unet, config.method.parameters)
+    tensors, about = runs.load_tensors(path)
     different = sorted(tensors.keys() ^ wanted.keys())
     if different:
         raise InputError(f"{path} does not fit the run: {len(different)} tensors too many or missing: {different[0]}")
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise InputError(f"{path}: tensor {name} holds NaN or infinity; run the erasure again")
+    runs.check_origin(path, about, origin(config, model))
     before = {name: value.detach().clone() for name, value in wanted.items()}
     put_tensors(model.unet, tensors)
-    return model, {"before": before, "after": tensors}
+    return {"before": before, "after": tensors}
+
+
+def origin(config: Config, model: Model) -> dict[str, str]:
+    """What trained weights depend on, as hashes: the settings of training, and the base model's weights."""
+    settings = config.model_dump(include={"concept", "method", "train", "seed"})
+    # What only decides when to look and to save may change between two sittings.
+    settings["train"] = {k: v for k, v in settings["train"].items() if not k.endswith("_every")}
+    return {"settings": content_hash(settings), "base weights": model_hash(model)}
 
 
 def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Session:

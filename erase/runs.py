@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -186,11 +186,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) 
             raise InputError(f"cannot write {path}: {error}") from error
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; a truncated one is an `InputError`."""
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file that `save_tensors` wrote: its tensors and what it says they are; a damaged one is an `InputError`."""
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("erase", "{}"))
+        return load_file(path), about if isinstance(about, dict) else {}
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is damaged or missing ({error})") from None
 
 
@@ -216,6 +218,17 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or not isinstance(state.get("round"), int):
         raise InputError(f"{path} is no checkpoint of a run; start the run again")
     return state
+
+
+def check_origin(path: Path, found: Any, wanted: dict[str, str]) -> None:
+    """Refuse weights that were trained with other settings or from other weights than the run has now."""
+    found = found if isinstance(found, dict) else {}
+    for what, value in wanted.items():
+        if found.get(what) != value:
+            raise InputError(
+                f"{path} was made with other {what} than the run has now: {CONFIG} or the model was changed since; "
+                "change it back, or start a new run"
+            )
 
 
 def finish(folder: Path) -> None:

@@ -24,8 +24,10 @@ from erase.prepare import (
     judge_plan,
     load_run,
     open_session,
+    origin,
     prepare,
     prepare_concept,
+    put_trained,
     stored_config,
     stored_device,
     too_long,
@@ -94,7 +96,14 @@ def _complete(job: Job, folder: Path, on_event: OnEvent, should_stop: ShouldStop
 def _train(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dict[Arm, dict[str, Tensor]]:
     """Train from the last checkpoint on; the trained subset's tensors before and after."""
     config = job.config
-    plan, state = train_plan(config), runs.load_checkpoint(folder)
+    plan = train_plan(config)
+    if (folder / runs.MODEL).is_file():  # all that was left is to judge
+        log(Started(folder=folder, total=0, first=plan.rounds))
+        runs.read_guards(folder)
+        return put_trained(folder, config, job.model)
+    of, state = origin(config, job.model), runs.load_checkpoint(folder)
+    if state is not None:
+        runs.check_origin(folder / runs.CHECKPOINT, state.get("about"), of)
     first = 0 if state is None else state["round"]
     turns = 1 if config.train.optimizer == "joint" else 2
     # Before the pools are sampled, so that a front end knows the folder from the first second on.
@@ -108,7 +117,7 @@ def _train(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dic
         first,
         steps=config.evaluate.steps,
         guidance=config.evaluate.guidance,
-        base=Path(config.model).name,
+        about={"base": Path(config.model).name, "concept": job.concept.name, "method": config.method.name, **of},
         folder=folder,
         on_event=log,
         should_stop=should_stop,

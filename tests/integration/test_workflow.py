@@ -144,6 +144,59 @@ def test_a_stopped_run_resumes_to_the_same_bits(run: Path, tmp_path: Path) -> No
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
 
 
+def test_a_run_stopped_while_it_was_judged_does_not_train_again(run: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    with pytest.raises(Interrupted):
+        workflow.erase(
+            short(tmp_path / "run"),
+            on_event=seen.append,
+            should_stop=lambda: any(getattr(e, "what", "") == "sampling before" for e in seen),
+        )
+    stopped = len(seen)
+    folder = workflow.resume(tmp_path / "run", on_event=seen.append)
+    assert not any(isinstance(e, Step) or getattr(e, "what", "").endswith("latents") for e in seen[stopped:])
+    assert (folder / runs.DONE).exists()
+    straight, resumed = ([r["image_sha"] for r in read_rows(f / runs.ROWS)] for f in (run, folder))
+    assert straight == resumed
+    assert json.loads((folder / runs.REPORT).read_text())["timings"]["training_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("was", "now"), [("name: frog", "name: dog"), ("seed: 0", "seed: 1"), ("rounds: 3", "rounds: 4")]
+)
+def test_weights_of_other_settings_are_not_passed_off_as_the_runs(
+    was: str, now: str, run: Path, tmp_path: Path
+) -> None:
+    finished, stopped = (Path(shutil.copytree(run, tmp_path / name)) for name in ("finished", "stopped"))
+    for folder in (finished, stopped):
+        text = (folder / runs.CONFIG).read_text()
+        assert was in text
+        (folder / runs.CONFIG).write_text(text.replace(was, now))
+        (folder / runs.DONE).unlink()
+    (stopped / runs.MODEL).unlink()
+    with pytest.raises(InputError, match=r"unet\.safetensors was made with other settings than the run has now"):
+        workflow.evaluate(finished)
+    with pytest.raises(InputError, match=r"unet\.safetensors was made with other settings"):
+        workflow.resume(finished)
+    with pytest.raises(InputError, match=r"unet\.safetensors was made with other settings"):
+        workflow.export(finished, "diffusers", tmp_path / "out")
+    with pytest.raises(InputError, match=r"state\.pt was made with other settings"):
+        workflow.resume(stopped)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_trained_from_another_base_are_refused(tmp_path: Path) -> None:
+    build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    given = {"model": str(tmp_path / "tiny"), "evaluate.skip": True, "train.forget.lr": 1e-3}
+    folder = workflow.erase(short(tmp_path / "run", **given))
+    other = build_tiny()
+    with torch.no_grad():
+        next(other.vae.parameters()).view(-1)[0] += 1
+    other.pipeline().save_pretrained(tmp_path / "tiny")
+    with pytest.raises(InputError, match="was made with other base weights than the run has now"):
+        workflow.export(folder, "diffusers", tmp_path / "out")
+
+
 def test_a_style_can_be_erased(tmp_path: Path) -> None:
     folder = workflow.erase(short(tmp_path / "style", concept="pixel art"))
     rows = read_rows(folder / runs.ROWS)
@@ -331,7 +384,7 @@ def test_a_run_is_judged_where_its_device_is_not(run: Path, tmp_path: Path) -> N
 def test_judging_again_needs_the_guards_and_fitting_weights(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / runs.REPORT).unlink()
-    tensors = load_file(copy / runs.MODEL)
+    tensors, about = runs.load_tensors(copy / runs.MODEL)
     name = sorted(tensors)[0]
     cases = (
         ({k: v for k, v in tensors.items() if k != name}, "1 tensors too many or missing"),
@@ -340,11 +393,11 @@ def test_judging_again_needs_the_guards_and_fitting_weights(run: Path, tmp_path:
         ({**tensors, name: torch.full_like(tensors[name], float("nan"))}, "holds NaN"),
     )
     for wrong, words in cases:
-        runs.save_tensors(copy / runs.MODEL, wrong, {})
+        runs.save_tensors(copy / runs.MODEL, wrong, about)
         for verb in (workflow.evaluate, lambda folder: workflow.export(folder, "diffusers", tmp_path / "out")):
             with pytest.raises(InputError, match=words):
                 verb(copy)
-    runs.save_tensors(copy / runs.MODEL, tensors, {})
+    runs.save_tensors(copy / runs.MODEL, tensors, about)
     workflow.evaluate(copy)
     report = json.loads((copy / runs.REPORT).read_text())
     assert report["guards"]["changed_tensors"] > 0
