@@ -17,7 +17,7 @@ from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judges import Judges, load_judges
 from erase.evaluation.prompts import Ask, pictures, world_asks
-from erase.evaluation.rows import Arm, Row, Setting, image_sha, make_row, write_rows
+from erase.evaluation.rows import Arm, Row, Setting, distances, image_sha, make_row, write_rows
 from erase.events import OnEvent, ShouldStop, Warned
 from erase.models import Model, model_hash, put_tensors
 from erase.report.schema import Pair, Picture
@@ -26,6 +26,10 @@ from erase.sampling import Shot, noise_hash, sample
 
 # What of `environment` can move a picture's last bits; `erase` is there for the sampler's own code.
 MOVES_BITS = ("erase", "torch", "diffusers", "transformers", "device", "threads", "cpu_capability")
+
+
+Drawn = dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]
+"""(prompt id, seed) -> the picture and CLIP's embedding of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def judge_run(
     asks = world_asks(concept, plan.prompts, plan.seeds)
     judges = load_judges(model.device)
     rows: list[Row] = []
+    drawn: dict[Arm, Drawn] = {}
     for arm in ("before", "after"):
         put_tensors(model.unet, arms[arm])
         setting = Setting(
@@ -76,7 +81,12 @@ def judge_run(
             plan.seed,
             plan.hp_id,
         )
-        rows += _judge_arm(model, judges, asks, arm, setting, plan.cache, folder, on_event, should_stop)
+        found, drawn[arm] = _judge_arm(model, judges, asks, arm, setting, plan.cache, folder, on_event, should_stop)
+        rows += found
+    for row in rows:
+        if row["arm"] == "after":
+            (before, was), (after, now) = (drawn[arm][row["prompt_id"], row["seed"]] for arm in ("before", "after"))
+            row["distances"] = distances(before, after, (was, now))
     write_rows(folder / runs.ROWS, rows)
     return rows
 
@@ -136,7 +146,7 @@ def _judge_arm(
     folder: Path,
     on_event: OnEvent,
     should_stop: ShouldStop,
-) -> list[Row]:
+) -> tuple[list[Row], Drawn]:
     drawn = pictures(asks)
     shots = [Shot(a.prompt, a.prompt_id, a.seed) for a in drawn]
     kept = None if cache is None or arm != "before" else cache / f"{pictures_key(model, setting, shots)}.safetensors"
@@ -160,16 +170,18 @@ def _judge_arm(
         images, lost = known
     looks = judges.look(images, [a.prompt for a in drawn])
     seen: dict[tuple[str, int], tuple[dict[str, Any], str, str, str]] = {}
+    by_ask: Drawn = {}
     for number, (ask, shot, image, look) in enumerate(zip(drawn, shots, images, looks, strict=True)):
         name = _place(arm, number)
         write_png(folder / name, image)
         look["flags"]["nan"] = number in lost
+        by_ask[ask.prompt_id, ask.seed] = image, look["embedding"]
         seen[ask.prompt_id, ask.seed] = look, name, image_sha(image), noise_hash(model, shot)
     rows = []
     for ask in asks:
         look, *facts = seen[ask.prompt_id, ask.seed]
         rows.append(make_row(ask, look, arm, setting, *facts))
-    return rows
+    return rows, by_ask
 
 
 def _keep(path: Path, images: list[np.ndarray], lost: set[int], on_event: OnEvent) -> None:

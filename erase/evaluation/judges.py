@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,29 +15,39 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
 from erase.errors import InputError
 from erase.resources import asset
 from erase.runtime import file_hash
-from erase.world.captions import encode
-from erase.world.judges import Classifier
+from erase.world.captions import caption
+from erase.world.judges import CLIP_FILES, Classifier
 from erase.world.scenes import SIZE
 from erase.world.vocabulary import COLOURS, OBJECT_NAMES, STYLE_NAMES
 
 FAMILIES = ("conv", "patch")
+CLIP = "clip"
 NONE = "none"
+# What a picture is compared with for a zero-shot answer: every object in every style. The sum over styles names the
+# object and the other way round; bare names ("a cat") are short captions, which CLIP reads worse.
+NAMING = "a {style} picture of a {object}"
 BORDER = 2
 BLANK = 3.0  # a deviation of 3 of 255 grey levels over a whole picture is less than any glyph makes
+
+Tokenize = Callable[[list[str]], Tensor]
+"""Texts -> token ids (N, L)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Loaded judges. `conv` is the one reported; `patch` is for tuning and attacks."""
+    """Loaded judges. `conv` is the one reported; `patch` is for tuning and attacks; `clip` names without training to.
+
+    `named` (360, D) are CLIP's embeddings of every object in every style.
+    """
 
     classifiers: dict[str, Classifier]
     clip: open_clip.CLIP
-    tokenizer: CLIPTokenizer
+    tokenize: Tokenize
+    named: Tensor
     device: torch.device
 
     @torch.inference_mode()
@@ -48,9 +57,11 @@ class Judges:
         """What every judge sees in each picture.
 
         `images` are uint8 of shape (H, W, 3); `prompts`, if given, one a picture. Each answer holds `flags` (reasons
-        why there is no picture), `judges` (for each family: object, object_prob, style, style_prob, abstain),
-        `clip_score` (cosine of picture and prompt, or None) and `colour` (palette name nearest to the border). Raises
-        `InputError` for any other type, shape or number of pictures.
+        why there is no picture), `judges` (for each judge and domain the name, its probability `_prob` and the energy
+        -log sum exp of the logits, which is high where a judge knows nothing; `abstain` if neither has a name; CLIP
+        always has), `clip_score` (cosine of picture and prompt, or None), `embedding` (CLIP's of the picture, of length
+        1) and `colour` (palette name nearest to the border). Raises `InputError` for any other type, shape or number
+        of pictures.
         """
         for place, image in enumerate(images):
             check_image(image, place)
@@ -60,50 +71,46 @@ class Judges:
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             pixels = torch.cat([_tensor(image) for image in part]).to(self.device)
-            answers = {name: _classify(model, pixels) for name, model in self.classifiers.items()}
+            answers = {name: _answers(*model(pixels)) for name, model in self.classifiers.items()}
+            drawn = F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
+            logits = (self.clip.logit_scale.exp() * drawn @ self.named.T).unflatten(1, (len(OBJECT_NAMES), -1))
+            answers[CLIP] = _answers(logits.logsumexp(2), logits.logsumexp(1))
             similar: Sequence[float | None] = [None] * len(part)
             if prompts is not None:
-                similar = self._similarity(pixels, list(prompts[start : start + batch]))
+                read = _read(self.clip, self.tokenize, prompts[start : start + batch], self.device)
+                similar = (drawn * read).sum(-1).tolist()
             for i, image in enumerate(part):
                 seen = {name: rows[i] for name, rows in answers.items()}
-                flags = {"blank": is_blank(image)}
-                entry = {"flags": flags, "judges": seen, "clip_score": similar[i], "colour": border_colour(image)}
-                found.append(entry)
+                found.append(
+                    {
+                        "flags": {"blank": is_blank(image)},
+                        "judges": seen,
+                        "clip_score": similar[i],
+                        "embedding": drawn[i].cpu().numpy(),
+                        "colour": border_colour(image),
+                    }
+                )
         return found
 
-    def _similarity(self, pixels: Tensor, prompts: list[str]) -> list[float]:
-        seen = F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
-        read = F.normalize(self.clip.encode_text(encode(self.tokenizer, prompts).to(self.device)).float(), dim=-1)
-        return [float(v) for v in (seen * read).sum(-1)]
 
-
-def load_judges(
-    device: torch.device | str = "cpu", folder: Path | None = None, tokenizer: Path | None = None
-) -> Judges:
-    """Load the bundled judges, or those of `folder`: conv, patch and clip as .safetensors, and clip.json.
+def load_judges(device: torch.device | str = "cpu", folder: Path | None = None) -> Judges:
+    """Load the bundled judges, or those of `folder`: conv and patch as .safetensors, clip/ as open_clip publishes.
 
     Raises `InputError` when a file is missing or does not fit.
     """
     folder = folder or asset("world/judges")
-    tokenizer = tokenizer or asset("world/pipeline/tokenizer")
     device = torch.device(device)
     classifiers = {family: Classifier(family) for family in FAMILIES}
     for family, model in classifiers.items():
         _fill(model, folder / f"{family}.safetensors", device)
-    clip = open_clip.CLIP(**_clip_config(folder / "clip.json"))
-    _fill(clip, folder / "clip.safetensors", device)
-    if not (tokenizer / "vocab.json").is_file() and not (tokenizer / "tokenizer.json").is_file():
-        raise InputError(f"no tokenizer in {tokenizer}; install the package again, or rebuild with: erase world")
-    return Judges(classifiers, clip, CLIPTokenizer.from_pretrained(tokenizer), device)
+    return Judges(classifiers, *_load_clip(folder / CLIP, device), device)
 
 
-def judges_hash(folder: Path | None = None, tokenizer: Path | None = None) -> str:
+def judges_hash(folder: Path | None = None) -> str:
     """SHA-256 over all that `load_judges` reads, for the report: scores of different judges are not comparable."""
     folder = folder or asset("world/judges")
-    tokenizer = tokenizer or asset("world/pipeline/tokenizer")
     digest = hashlib.sha256()
-    files = [*(folder / f"{name}.safetensors" for name in (*FAMILIES, "clip")), folder / "clip.json"]
-    for file in (*files, *sorted(p for p in tokenizer.glob("*") if p.is_file())):
+    for file in (*(folder / f"{name}.safetensors" for name in FAMILIES), *(folder / CLIP / n for n in CLIP_FILES)):
         try:
             digest.update(f"{file.name} {file_hash(file)}\n".encode())
         except OSError as error:
@@ -140,35 +147,49 @@ def _tensor(image: np.ndarray) -> Tensor:
     return pixels
 
 
-def _classify(model: Classifier, pixels: Tensor) -> list[dict[str, Any]]:
-    """Answers of one classifier."""
-    objects, styles = model(pixels)
-    of_object, of_style = objects.softmax(-1).max(-1), styles.softmax(-1).max(-1)
-    names, kinds = (*OBJECT_NAMES, NONE), (*STYLE_NAMES, NONE)
-    found = []
-    for i in range(len(pixels)):
-        thing, style = names[int(of_object.indices[i])], kinds[int(of_style.indices[i])]
-        found.append(
-            {
-                "object": thing,
-                "object_prob": float(of_object.values[i]),
-                "style": style,
-                "style_prob": float(of_style.values[i]),
-                "abstain": thing == NONE and style == NONE,
-            }
-        )
+def _answers(objects: Tensor, styles: Tensor) -> list[dict[str, Any]]:
+    """What logits (B, classes) of one judge say. A classifier's last class is none of the others, CLIP has no such."""
+    found: list[dict[str, Any]] = [{} for _ in objects]
+    for domain, names, logits in (("object", OBJECT_NAMES, objects), ("style", STYLE_NAMES, styles)):
+        best = logits.softmax(-1).max(-1)
+        energy = -logits.logsumexp(-1)
+        for i, entry in enumerate(found):
+            entry[domain] = (*names, NONE)[int(best.indices[i])]
+            entry[f"{domain}_prob"] = float(best.values[i])
+            entry[f"{domain}_energy"] = float(energy[i])
+    for entry in found:
+        entry["abstain"] = entry["object"] == entry["style"] == NONE
     return found
 
 
-def _clip_config(path: Path) -> dict[str, Any]:
+def _load_clip(folder: Path, device: torch.device) -> tuple[open_clip.CLIP, Tokenize, Tensor]:
+    """Model, tokenizer and the names' embeddings.
+
+    Files are looked for here, since open_clip's own loader goes on with random weights where there are none.
+    """
+    for name in CLIP_FILES:
+        if not (folder / name).is_file():
+            raise InputError(
+                f"judge file {folder / name} is missing; install the package again, or rebuild: erase world"
+            )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"judge file {path} is missing; install the package again, or rebuild: erase world") from None
-    except (OSError, ValueError):
-        raise InputError(f"judge file {path} is not readable JSON; rebuild with: erase world") from None
-    config = config.get("model_cfg", config)  # as open_clip publishes configs beside weights
-    return {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")}
+        clip = open_clip.create_model(f"local-dir:{folder}", device=device)
+        if not isinstance(clip, open_clip.CLIP):
+            raise ValueError(f"a {type(clip).__name__} and no CLIP")
+        clip.eval().requires_grad_(False)
+        tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+        with torch.inference_mode():
+            captions = [caption(NAMING, thing, style, "") for thing in OBJECT_NAMES for style in STYLE_NAMES]
+            named = _read(clip, tokenize, captions, device)
+    except Exception as error:  # whatever a damaged file makes open_clip and transformers raise
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"judge files in {folder} do not fit ({why}); rebuild with: erase world") from None
+    return clip, tokenize, named
+
+
+def _read(clip: open_clip.CLIP, tokenize: Tokenize, texts: Sequence[str], device: torch.device) -> Tensor:
+    """Embeddings of texts, (N, D), of length 1."""
+    return F.normalize(clip.encode_text(tokenize(list(texts)).to(device)).float(), dim=-1)
 
 
 def _fill(model: nn.Module, path: Path, device: torch.device) -> None:

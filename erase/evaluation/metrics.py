@@ -105,18 +105,18 @@ def _clip(row: Row, judge: str) -> float:
     return float(row["clip_score"])
 
 
+# cross_accuracy is of the other domain where the concept is not named, in_prompt_accuracy where it is: does "a pixel
+# art cat" without a cat stay pixel art?
 METRICS: dict[str, Metric] = {
     "forget_accuracy": Metric("forget", _same, False),
     "retain_accuracy": Metric("retain_in", _same, True),
     "neighbour_accuracy": Metric("neighbour", _same, True),
     "cross_accuracy": Metric("retain_cross", _other, True),
+    "in_prompt_accuracy": Metric("forget", _other, True),
     "validity": Metric("forget", _valid, True),
     "clip_score_forget": Metric("forget", _clip, False, counts=False),
     "clip_score_retain": Metric("retain_in", _clip, True, counts=False),
 }
-# The other domain where the concept is named, beside cross_accuracy where it is not: does "a pixel art cat" without
-# a cat stay pixel art?
-IN_PROMPT = Metric("forget", _other, True)
 
 
 def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
@@ -133,13 +133,6 @@ def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
     agreement = retain_agreement(rows, judge=judge)
     found.append(_score("retain_agreement", "after", agreement, True))
     return found
-
-
-def in_prompt_accuracy(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
-    """The rest of the prompt where the concept is named, before and after: style for an object, object for a style."""
-    validate(rows)
-    name = "in_prompt_accuracy"
-    return [_score(name, arm, _interval(rows, name, IN_PROMPT, arm, judge), True) for arm in ARMS]
 
 
 def retain_agreement(rows: Sequence[Row], *, judge: str = "conv") -> Interval:

@@ -1,7 +1,8 @@
 """rows.jsonl: one row for each judged picture, and the checks that keep averages honest.
 
-A row is a plain dict with the keys of `KEYS`. `valid` speaks of the pixels alone: no flag (blank, nan) is set; what a
-judge makes of them is under `judges`.
+A row is a plain dict with the keys of `KEYS`. `valid` speaks of the pixels alone: no flag (blank, nan) is set, and a
+picture of another range than uint8's has no row at all; what a judge makes of them is under `judges`. `distances` are
+those of an after picture to its twin before, None where that is itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ARMS: tuple[Arm, Arm] = ("before", "after")
 KEYS = (
     "run_id", "arm", "method", "target", "domain", "role", "prompt_id", "template_id", "prompt", "expected", "seed",
     "sampler", "steps", "cfg", "model_sha", "unlearn_seed", "hp_id", "noise_hash", "attack", "image",
-    "image_sha", "valid", "flags", "judges", "clip_score", "colour",
+    "image_sha", "valid", "flags", "judges", "clip_score", "colour", "distances",
 )  # fmt: skip
 
 
@@ -87,7 +88,17 @@ def make_row(ask: Ask, look: dict[str, Any], arm: Arm, setting: Setting, image: 
         "judges": look["judges"],
         "clip_score": look["clip_score"],
         "colour": look["colour"],
+        "distances": None,
     }
+
+
+def distances(before: np.ndarray, after: np.ndarray, seen: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """How far a picture moved: `pixel`, the root mean square difference of 0 to 1; `clip`, 1 - cosine of embeddings.
+
+    `before`, `after` are uint8 of one shape; `seen` their embeddings, of length 1.
+    """
+    gap = (before.astype(np.float64) - after.astype(np.float64)) / 255
+    return {"pixel": float(np.sqrt(np.mean(gap**2))), "clip": max(0.0, 1 - float(seen[0] @ seen[1]))}
 
 
 def validate(rows: Sequence[Row], *, twins: bool = True) -> None:

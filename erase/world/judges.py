@@ -8,13 +8,17 @@ is not mistaken for one that forgot.
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from erase.runtime import replacing, write_json
 from erase.world.captions import TOKENS, draw_captions, encode
 from erase.world.fitting import Loss, Plan
 from erase.world.scenes import SIZE, Scenes, augment, draw_scenes, render
@@ -29,6 +33,7 @@ PLANS = {
 CLIP_PLAN = Plan("clip", steps=4000, lr=1e-3, ema=0.995, weight_decay=0.02)
 BATCH = 64
 GARBAGE = ("noise", "blank", "blur", "blend", "blobs", "scrambled")
+CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json")
 CLIP_CONFIG = {
     "embed_dim": 128,
     "vision_cfg": {"image_size": SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
@@ -169,10 +174,42 @@ def set_temperature(model: Classifier, count: int = 2048) -> None:
         model.temperature[head] = grid[scores.index(min(scores))]
 
 
+def clip_config(tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """What open_clip builds the model, its preprocessing and its tokenizer from."""
+    return {
+        "model_cfg": {
+            **CLIP_CONFIG,
+            # A tokenizer's name says that there is one; "local-dir:" looks for it beside the weights.
+            "text_cfg": {**CLIP_CONFIG["text_cfg"], "vocab_size": len(tokenizer), "hf_tokenizer_name": "."},
+        },
+        "preprocess_cfg": {
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "interpolation": "bilinear",
+            "resize_mode": "squash",
+        },
+    }
+
+
 def build_clip(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     """An untrained model of open_clip's own class."""
-    config = {**CLIP_CONFIG, "text_cfg": {**CLIP_CONFIG["text_cfg"], "vocab_size": len(tokenizer)}}
-    return open_clip.CLIP(**config)
+    return open_clip.CLIP(**clip_config(tokenizer)["model_cfg"])
+
+
+def save_clip(folder: Path, model: open_clip.CLIP, tokenizer: CLIPTokenizer) -> None:
+    """Write a folder that `open_clip.create_model("local-dir:FOLDER")` and `get_tokenizer` read."""
+    save_half(folder / CLIP_FILES[1], model)
+    write_json(folder / CLIP_FILES[0], clip_config(tokenizer))
+    tokenizer.save_pretrained(folder)
+
+
+def save_half(path: Path, model: nn.Module) -> None:
+    """Write a judge's weights in float16, all or nothing."""
+    tensors = {
+        k: v.half().cpu().contiguous() if v.is_floating_point() else v.cpu() for k, v in model.state_dict().items()
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
 
 
 def clip_loss(model: open_clip.CLIP, tokenizer: CLIPTokenizer, batch: int = BATCH) -> Loss:

@@ -20,12 +20,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
 from erase.errors import InputError, Interrupted
-from erase.runtime import replacing, write_json
+from erase.runtime import write_json
 from erase.world import generator, judges, text_encoder, vae
 from erase.world.captions import FULL, build_tokenizer, caption
 from erase.world.fitting import Plan, averaged, fit
@@ -141,7 +140,7 @@ def _judge(family: str) -> Callable[[Build, Path], None]:
         model = judges.Classifier(family).to(work.device)
         work.fit(model, judges.loss(model), judges.PLANS[family])
         judges.set_temperature(model)
-        _save_judge(output / "judges" / f"{family}.safetensors", model)
+        judges.save_half(output / "judges" / f"{family}.safetensors", model)
 
     return stage
 
@@ -151,17 +150,7 @@ def _clip(work: Build, output: Path) -> None:
     torch.manual_seed(5)
     model = judges.build_clip(tokenizer).to(work.device)
     work.fit(model, judges.clip_loss(model, tokenizer), judges.CLIP_PLAN)
-    _save_judge(output / "judges" / "clip.safetensors", model)
-    config = {**judges.CLIP_CONFIG, "text_cfg": {**judges.CLIP_CONFIG["text_cfg"], "vocab_size": len(tokenizer)}}
-    write_json(output / "judges" / "clip.json", config)
-
-
-def _save_judge(path: Path, model: nn.Module) -> None:
-    tensors = {
-        k: v.half().cpu().contiguous() if v.is_floating_point() else v.cpu() for k, v in model.state_dict().items()
-    }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    judges.save_clip(output / "judges" / "clip", model, tokenizer)
 
 
 def trained_pipeline(work: Build) -> StableDiffusionPipeline:

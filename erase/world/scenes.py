@@ -80,6 +80,11 @@ def render(scenes: Scenes) -> Tensor:
     return canvas * 2 - 1
 
 
+def to_uint8(images: Tensor) -> list[np.ndarray]:
+    """What `render` made, as judges take it: uint8 (H, W, 3) each."""
+    return list(((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+
+
 def augment(images: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Small random shift, zoom, rotation, brightness, contrast, noise and blur; for the judges.
 

@@ -85,6 +85,11 @@ def test_both_arms_draw_the_same_prompts_from_the_same_noise(run: Path) -> None:
         # The run drew them in a larger batch, whose sums round otherwise.
         assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(drawn, kept[arm], strict=True))
     assert all((a != b).any() for a, b in zip(kept["before"], kept["after"], strict=True))
+    assert all(r["distances"] is None for r in rows if r["arm"] == "before")
+    moved = [r["distances"] for r in rows if r["arm"] == "after"][:3]
+    for was, now, found in zip(kept["before"], kept["after"], moved, strict=True):
+        assert found["pixel"] == pytest.approx(float(np.sqrt(((was - now) ** 2).mean())) / 255)
+        assert 0 < found["clip"] <= 2
 
 
 def test_the_exported_folder_draws_the_after_pictures_in_plain_diffusers(run: Path, tmp_path: Path) -> None:
