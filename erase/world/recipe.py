@@ -69,7 +69,7 @@ def rebuild(
 ) -> None:
     """Run the stages (all but `glyphs` when None) in order and write the world to `output`.
 
-    Raises `InputError` for an unknown stage, `Interrupted` at the deadline.
+    Raises `InputError` for an unknown stage or one whose forerunners did not run, `Interrupted` at the deadline.
     """
     unknown = sorted(set(stages or ()) - set(STAGES))
     if unknown:
@@ -78,9 +78,14 @@ def rebuild(
     build.mkdir(parents=True, exist_ok=True)
     for name, stage in STAGES.items():
         if name in stages if stages else name != "glyphs":
+            for needed in NEEDS.get(name, ()):
+                if not (build / MADE[needed]).exists():
+                    raise InputError(f"stage {name!r} needs what {needed!r} makes in {build}; run that stage first")
             started = time.time()
-            stage(work, output)
-            _note_duration(build, name, time.time() - started)
+            try:
+                stage(work, output)
+            finally:  # one that was interrupted goes on from a checkpoint: its minutes count
+                _note_duration(build, name, time.time() - started)
 
 
 def _note_duration(build: Path, stage: str, seconds: float) -> None:
@@ -197,4 +202,17 @@ STAGES: dict[str, Callable[[Build, Path], None]] = {
     "patch": _judge("patch"),
     "clip": _clip,
     "assemble": _assemble,
+}
+# What a stage reads of the others' work, and where they leave it in the build folder.
+NEEDS = {
+    "text_encoder": ("tokenizer",),
+    "unet": ("tokenizer", "vae", "text_encoder"),
+    "clip": ("tokenizer",),
+    "assemble": ("tokenizer", "vae", "unet"),
+}
+MADE = {
+    "tokenizer": "tokenizer/tokenizer.json",
+    "vae": "vae.pt",
+    "text_encoder": "text_encoder.pt",
+    "unet": "unet.pt",
 }

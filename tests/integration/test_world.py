@@ -5,10 +5,12 @@ Run: pytest tests/integration/test_world.py
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,19 +76,34 @@ def test_a_stage_cut_in_two_equals_one_run_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_the_recipe_runs_stops_and_goes_on(tmp_path: Path) -> None:
-    stages = ["tokenizer", "vae", "text_encoder", "unet", "assemble"]
+    stages = ["tokenizer", "vae", "text_encoder", "unet", "clip", "assemble"]
     options = {"build": tmp_path / "work", "stages": stages, "device": CPU, "steps": 2}
     with pytest.raises(Interrupted, match="goes on from there"):
         recipe.rebuild(tmp_path / "world", **options, deadline=time.time() - 1)
+    assert set(json.loads((tmp_path / "work" / "durations.json").read_text())) == {"tokenizer", "vae"}
     recipe.rebuild(tmp_path / "world", **options)
     assert (tmp_path / "world" / "pipeline" / "model_index.json").is_file()
     assert (tmp_path / "work" / "grid-2.png").is_file()
+    assert isinstance(open_clip.create_model(f"local-dir:{tmp_path / 'world/judges/clip'}"), open_clip.CLIP)
     assert max(f.stat().st_size for f in (tmp_path / "world").rglob("*.safetensors")) <= 15 * 2**20
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="stage 'unett' is unknown"):
         recipe.rebuild(tmp_path, build=tmp_path / "w", stages=["unett"], device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [("unet", "tokenizer"), ("text_encoder", "tokenizer"), ("clip", "tokenizer"), ("assemble", "tokenizer")],
+)
+def test_a_stage_whose_forerunners_did_not_run_is_refused(stage: str, missing: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"stage '{stage}' needs what '{missing}' makes"):
+        recipe.rebuild(tmp_path, build=tmp_path / "w", stages=[stage], device=CPU)
+    recipe.rebuild(tmp_path, build=tmp_path / "w", stages=["tokenizer"], device=CPU)
+    if stage in ("unet", "assemble"):
+        with pytest.raises(InputError, match=f"stage '{stage}' needs what 'vae' makes"):
+            recipe.rebuild(tmp_path, build=tmp_path / "w", stages=[stage], device=CPU)
 
 
 def test_the_shipped_world_is_within_its_size() -> None:
