@@ -18,7 +18,10 @@ SHORT: dict[str, tuple[str, str]] = {
     "model": ("model", "world, or a folder in diffusers' layout"),
     "concept": ("concept", "what to erase"),
     "kind": ("concept.kind", "auto, object, style, person or nudity"),
-    "anchor": ("concept.anchor", "what it becomes; empty: the unconditional picture"),
+    "anchor": (
+        "concept.anchor",
+        "what it becomes; empty: left out by esd, the first kept concept for others",
+    ),
     "keep": ("concept.keep", "neighbours that must stay, separated by commas"),
     "method": ("method", "esd, ablation, salun, sfron or ga"),
     "optimizer": ("train.optimizer", "dual, dual_plus, shared or joint"),

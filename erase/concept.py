@@ -12,8 +12,8 @@ Kind = Literal["object", "style", "person", "nudity"]
 class Concept:
     """One thing to erase.
 
-    `anchor` is what it becomes ("" is the unconditional prompt); `keep` are the neighbours whose pictures
-    must stay; `kind` decides how the words go into a sentence.
+    `anchor` is what it becomes (with "", the prompt is left without the concept, or a method that relabels takes the
+    first of `keep`); `keep` are the neighbours whose pictures must stay; `kind` decides how words make a sentence.
     """
 
     name: str

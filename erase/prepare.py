@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erase import runs
 from erase.check import check_config, named_concept
-from erase.concept import Concept, sentence
+from erase.concept import FRAMES, Concept, phrase
 from erase.config import WORLD, Config, load_config
 from erase.errors import InputError
 from erase.evaluation.rows import Arm
@@ -45,7 +45,9 @@ def prepare(config: Config, device: torch.device, cache: Path | None = None) -> 
     model = load_model(config.model, device)
     select(model.unet, config.method.parameters)
     concept = prepare_concept(config, model)
-    warnings += too_long(model, [sentence(concept, words) for words in (concept.name, concept.anchor, *concept.keep)])
+    for words in (concept.name, concept.anchor, *concept.keep):
+        frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
+        warnings += too_long(model, [max(frames, key=lambda text: model.too_long(text))])
     return Job(_resolved(config, concept, device), model, concept, warnings, cache)
 
 

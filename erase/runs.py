@@ -138,7 +138,7 @@ class EventLog:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The events so far; lines that a crash has cut are left out."""
+    """The events so far; lines that are cut or lack what an event has are left out."""
     found = []
     path = folder / EVENTS
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
@@ -146,9 +146,19 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict) and "event" in event:
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
             found.append(event)
     return found
+
+
+def _is_timed(line: dict[str, Any]) -> bool:
+    """Whether a line has what `timings` reads: one that was edited must not cost the report."""
+    kind, seconds = line["event"], line.get("seconds", 0.0)
+    numbers = all(isinstance(n, int | float) for n in (line.get("time"), seconds))
+    lacking = (kind == "step" and "seconds" not in line) or (
+        kind == "progress" and not isinstance(line.get("what"), str)
+    )
+    return numbers and not lacking
 
 
 def timings(folder: Path) -> dict[str, float]:
@@ -159,7 +169,7 @@ def timings(folder: Path) -> dict[str, float]:
     """
     steps, setup, pools, last = [], 0.0, 0.0, 0.0
     started: float | None = None
-    for event in read_events(folder):
+    for event in filter(_is_timed, read_events(folder)):
         if event["event"] == "started":
             started = event["time"]
         elif event["event"] == "step":

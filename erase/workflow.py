@@ -153,6 +153,11 @@ def generate(
 ) -> list[Path]:
     """Sample each prompt at each seed from a model or a run; return the PNG files in `output`."""
     output_folder(output)
+    named = [(p, s) for p in prompts for s in seeds]
+    paths = [output / f"{number:04d}-seed{seed}.png" for number, (_, seed) in enumerate(named)]
+    taken = [path for path in paths if path.exists()]
+    if taken:
+        raise InputError(f"output {taken[0]} exists; name a new folder, or remove the pictures in it")
     place, run = pick_device(device), user_path(source)
     if (run / runs.CONFIG).is_file():
         model, _ = load_run(run, stored_config(run, finished=True), place)
@@ -160,9 +165,8 @@ def generate(
         model = load_model(source, place)
     for text in too_long(model, prompts):
         on_event(Warned(text=text))
-    shots = [Shot(prompt, prompt, seed) for prompt in prompts for seed in seeds]
+    shots = [Shot(prompt, prompt, seed) for prompt, seed in named]
     pictures = sample(model, shots, steps=steps, guidance=guidance, on_event=on_event, should_stop=should_stop)
-    paths = [output / f"{number:04d}-seed{shot.seed}.png" for number, shot in enumerate(shots)]
     for path, picture in zip(paths, pictures, strict=True):
         write_png(path, picture)
     return paths

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -21,10 +22,12 @@ def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], object]
     float32 is what the run computed its pictures with, so the folder's pictures equal them. Raises `InputError` when
     the folder cannot be written, as where one is with something in it.
     """
+    made = [place for place in output.absolute().parents if not place.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     except OSError as error:
+        _remove_empty(made)
         raise InputError(f"cannot write {output}: {error.strerror or error}") from None
     try:
         model.pipeline().save_pretrained(scratch, safe_serialization=True)
@@ -38,7 +41,14 @@ def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], object]
         raise InputError(f"cannot write {output}: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        _remove_empty(made)  # after a failure; a folder with something in it stays
     return output
+
+
+def _remove_empty(places: list[Path]) -> None:
+    for place in places:
+        with suppress(OSError):
+            place.rmdir()
 
 
 def _drop_paths(folder: Path) -> None:

@@ -11,9 +11,9 @@ from erase.methods.parts import Batch, Method, Nets, Options, match_teacher, pre
 def forget(nets: Nets, batch: Batch, options: Options) -> Tensor:
     """MSE(eps_th(x_t, c), eps_0(x_t, c*) - eta (eps_0(x_t, c) - eps_0(x_t, ""))).
 
-    eta is `guidance`; with the empty anchor c* is "". x_t lies on the teacher's own guided trajectories, half of them
-    under c and half under c*: while it samples, an erased model leaves the former for the latter, and what it was not
-    taught there comes out as blank pictures (docs/methods.md).
+    eta is `guidance`; with no anchor c* is the prompt without the concept, "" if that was all it said. x_t lies on the
+    teacher's own guided trajectories, half of them under c and half under c*: while it samples, an erased model leaves
+    the former for the latter, and what it was not taught there comes out as blank pictures (docs/methods.md).
     """
     conditional = present(batch.conditional, "the teacher's prediction under the concept")
     unconditional = present(batch.unconditional, "the teacher's unconditional prediction")

@@ -111,7 +111,8 @@ def match_teacher(nets: Nets, batch: Batch, options: Options) -> Tensor:
 def match_anchor(nets: Nets, batch: Batch, options: Options) -> Tensor:
     """MSE(eps_th(x_t, c), sg eps_th(x_t, c*)): the concept's prompt is to mean its anchor.
 
-    Concept Ablation (Kumari et al. 2023) on pictures of the anchor; SalUn and SFRon on pictures of the concept.
+    Concept Ablation (Kumari et al. 2023) on pictures of the anchor; SalUn and SFRon on those of the concept as
+    published, of the anchor or half of each, as `Options.pictures` says.
     """
     with torch.no_grad():
         target = nets.student(batch.noisy, batch.times, batch.anchor)

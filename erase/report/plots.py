@@ -93,8 +93,11 @@ def read_steps(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     losses: dict[str, dict[int, float]] = {}
     for event in runs.read_events(folder):
-        if event["event"] == "step" and event["loss"] is not None and math.isfinite(event["loss"]):
-            losses.setdefault(str(event["role"]), {})[int(event["step"])] = float(event["loss"])
+        step, loss = event.get("step"), event.get("loss")
+        if event["event"] != "step" or not isinstance(step, int) or not isinstance(loss, int | float):
+            continue
+        if math.isfinite(loss):
+            losses.setdefault(str(event.get("role")), {})[step] = float(loss)
     found = {}
     for role, values in losses.items():
         steps = np.array(sorted(values))

@@ -1,4 +1,4 @@
-"""The world's CLIPTextModel, trained against a throw-away image tower and then frozen, as in Stable Diffusion.
+"""The world's CLIPTextModel, trained against a throw-away image tower, then on with the UNet.
 
 So its embeddings know which words mean alike things before the UNet sees them: synonyms and a shared
 superclass land close together, and text similarity can choose the neighbours to retain.

@@ -134,6 +134,25 @@ def test_export_refuses_a_folder_in_use_and_leaves_nothing(run: Path, tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
+def test_an_export_that_fails_leaves_no_folder_behind(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("erase.export.diffusers._drop_paths", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        workflow.export(run, "diffusers", tmp_path / "a" / "b" / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_runs(path: Path, tmp_path: Path) -> None:
+    few = {k: v for k, v in SHORT.items() if k.startswith("train.")} | {"train.rounds": 1, "evaluate.skip": True}
+    folder = workflow.erase(load_config(path, {**few, "output": str(tmp_path / "run")}))
+    assert (folder / runs.DONE).exists()
+
+
 def test_a_stopped_run_resumes_to_the_same_bits(run: Path, tmp_path: Path) -> None:
     seen: list[Event] = []
     with pytest.raises(Interrupted, match="after round 2 of 3; go on with: erase run --resume"):
@@ -230,6 +249,10 @@ def test_generate_writes_a_picture_for_each_prompt_and_seed(run: Path, tmp_path:
     paths = workflow.generate(str(run), ["a dog"], [1, 2], tmp_path, steps=3)
     assert len(paths) == 2
     assert all(Image.open(p).size == (64, 64) for p in paths)
+    before = paths[0].read_bytes()
+    with pytest.raises(InputError, match="0000-seed1.png exists; name a new folder"):
+        workflow.generate("world", ["a cat"], [1], tmp_path, steps=1)
+    assert paths[0].read_bytes() == before
 
 
 def test_a_prompt_over_the_limit_is_a_warning(tmp_path: Path) -> None:
@@ -305,6 +328,15 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     log.path = full
     with pytest.raises(InputError, match="cannot write /dev/full: No space left"):
         log(Step(step=0, role="forget", loss=0.0, grad_norm=0.0, lr=0.0, seconds=0.0))
+
+
+def test_a_concept_is_too_long_where_any_of_its_sentences_is(tmp_path: Path) -> None:
+    words = " ".join(["cat"] * 29)  # 31 tokens with start and end; "a picture of a" makes them too many
+    build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    given = {"model": str(tmp_path / "tiny"), "concept": words, "concept.keep": ["dog"]}
+    job = prepare(short(tmp_path / "run", **given), torch.device("cpu"))
+    (text,) = [w for w in job.warnings if "over the model's limit" in w]
+    assert f"prompt 'a {words} on a plain background' is 4 tokens over" in text
 
 
 @pytest.mark.parametrize(

@@ -210,10 +210,9 @@ def test_duplicates_and_missing_rows_are_loud():
     rows = example()
     with pytest.raises(InputError, match="2 rows for after, forget, forget-0"):
         scores([*rows, next(r for r in rows if r["arm"] == "after")])
-    for arm, lost in (("before", "after"), ("after", "before")):
+    for arm in ("before", "after"):
         with pytest.raises(InputError, match=f"no twin {arm}"):
             scores([r for r in rows if (r["arm"], r["prompt_id"]) != (arm, "retain_in-3")])
-        assert lost != arm
     with pytest.raises(InputError, match="there are none"):
         scores([])
 

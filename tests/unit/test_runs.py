@@ -158,6 +158,22 @@ def test_events_after_a_crash_have_lines_of_their_own(torn: bytes, tmp_path: Pat
     assert (tmp_path / runs.EVENTS).read_bytes().startswith(torn)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "step", "time": 1.0},
+        {"event": "step", "time": 1.0, "seconds": "long"},
+        {"event": "progress", "time": 1.0},
+        {"event": "progress", "time": 1.0, "what": 3},
+        {"event": "started"},
+        {"event": 4, "time": 1.0},
+    ],
+)
+def test_an_event_that_lacks_something_costs_no_timings(line: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / runs.EVENTS).write_text(json.dumps(line) + "\n")
+    assert set(runs.timings(tmp_path).values()) == {0.0}
+
+
 def test_timings_are_told_apart(tmp_path: Path) -> None:
     def event(time: float, kind: str, **fields: Any) -> str:
         return json.dumps({"time": time, "event": kind, **fields})
