@@ -19,10 +19,13 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, variance
 from typing import Any
+
+import torch
 
 from erase.config import Config, load_config, parse_value
 from erase.errors import EraseError, Interrupted
@@ -32,6 +35,7 @@ from erase.runtime import write_text
 OBJECTS = ("frog", "pizza", "rocket", "guitar", "umbrella", "skull")
 STYLES = ("pixel art", "sticker", "glossy")
 METHODS = ("esd", "ablation", "salun", "sfron", "ga")
+CELL = ("concept", "method", "optimizer", "seed")
 NAMES = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 
 Line = dict[str, Any]
@@ -46,18 +50,15 @@ NOTE_EACH = (
 )
 
 
-def cell(concept: str, method: str, optimizer: str, seed: int, options: argparse.Namespace) -> Line:
-    """One run; its scores before and after, and its seconds."""
+def cell(line: Line, options: argparse.Namespace) -> Line:
+    """One run; its scores before and after, and its seconds. Pools that another cell drew count in that one's."""
     from erase.workflow import erase
 
-    folder = options.runs / f"{concept}-{method}-{optimizer}-{seed}".replace(" ", "-")
+    folder = options.runs / "-".join(str(line[k]) for k in CELL).replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
-    config = settings(concept, method, optimizer, seed, options, folder)
     started = time.perf_counter()
-    line: Line = {"concept": concept, "method": method, "optimizer": optimizer, "seed": seed}
-    line |= {"set": options.set, "prompts": options.prompts, "settings": fingerprint(config)}
     try:
-        erase(config, cache=options.cache)
+        erase(settings(line, folder), cache=options.cache)
     except Interrupted:
         raise
     except EraseError as error:
@@ -67,41 +68,46 @@ def cell(concept: str, method: str, optimizer: str, seed: int, options: argparse
     return {**line, "seconds": time.perf_counter() - started, "timings": report["timings"], "scores": scores}
 
 
-def settings(
-    concept: str, method: str, optimizer: str, seed: int, options: argparse.Namespace, folder: Path | None = None
-) -> Config:
+def settings(line: Line, folder: Path | None = None) -> Config:
     """The configuration of a cell."""
     given = {
         "model": "world",
-        "concept": concept,
-        "method": method,
-        "train.optimizer": optimizer,
-        "seed": seed,
+        "concept": line["concept"],
+        "method": line["method"],
+        "train.optimizer": line["optimizer"],
+        "seed": line["seed"],
         "output": folder and str(folder),
-        "evaluate.prompts": options.prompts,
+        "evaluate.prompts": line["prompts"],
         "train.preview_every": 0,
         "train.checkpoint_every": 0,
     }
-    for text in options.set:
+    for text in line["set"]:
         name, _, value = text.partition("=")
         given[name] = parse_value(value)
     return load_config(None, given)
 
 
-def fingerprint(config: Config) -> str:
-    """Of all settings that results depend on."""
+def fingerprint(line: Line) -> str:
+    """Of all settings that a cell's results depend on; "" for settings that are refused."""
+    try:
+        config = settings(line)
+    except EraseError:
+        return ""
     found = config.model_dump(mode="json", include={"model", "concept", "method", "train", "evaluate", "seed"})
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def share_pools(most: int = 6) -> None:
-    """Sample each pool once in this process: it depends on its arguments alone, the frozen model being the same."""
+@contextmanager
+def shared_pools(most: int = 6) -> Iterator[None]:
+    """Sample each pool once in this block: it depends on its arguments alone."""
+    from erase.models import model_hash
     from erase.training import session
 
     fill, kept = session.fill, {}
 
     def remembered(model: Any, pairs: Any, plan: Any, seed: int, **rest: Any) -> Any:
-        key = (tuple(pairs), plan, seed, rest["shown"], rest["trails"], rest["what"])
+        how = model_hash(model), rest["shown"], rest["trails"], rest["what"], torch.is_autocast_enabled("cpu")
+        key = (tuple(pairs), plan, seed, *how)
         if key not in kept:
             while len(kept) >= most:
                 del kept[next(iter(kept))]
@@ -109,24 +115,27 @@ def share_pools(most: int = 6) -> None:
         return kept[key]
 
     session.fill = remembered
+    try:
+        yield
+    finally:
+        session.fill = fill
 
 
 def identity(line: Line) -> tuple[Any, ...]:
     """What makes two lines the same cell."""
-    cell = (line["concept"], line["method"], line["optimizer"], line["seed"])
-    return *cell, tuple(line["set"]), line["prompts"]
+    return *(line[k] for k in CELL), tuple(line["set"]), line["prompts"]
 
 
 def read(path: Path) -> list[Line]:
-    """The file's cells, the latest line of each; a line cut by a crash is left out."""
+    """The file's cells, the latest line of each; a line cut by a crash is left out, as one of other settings is."""
     found: dict[tuple[Any, ...], Line] = {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
-        except ValueError:
+            found[identity(line)] = line
+        except (ValueError, KeyError, TypeError):
             continue
-        found[identity(line)] = line
-    return list(found.values())
+    return [line for line in found.values() if line.get("settings") == fingerprint(line)]
 
 
 def append(path: Path, line: Line) -> None:
@@ -222,21 +231,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = options.table or options.file
     lines = read(path)
     if not options.table:
-        done = {(identity(x), x["settings"]) for x in lines if "scores" in x}
-        share_pools()
+        done = {identity(x) for x in lines if "scores" in x}
         # Seeds outermost, so that what a stopped table has is of all concepts; optimizers innermost share their pools.
         axes = itertools.product(options.seeds, options.concepts, options.methods, options.optimizers)
-        for seed, *names in axes:
-            key = (*names, seed)
-            wanted = (*key, tuple(options.set), options.prompts), fingerprint(settings(*key, options))
-            if wanted in done:
-                continue
-            found = cell(*key, options)
-            append(path, found)
-            print(f"{' '.join(map(str, key))}: {found.get('error') or _cells([found])}", file=sys.stderr, flush=True)
-            lines = read(path)
-            if options.markdown:
-                write_text(options.markdown, tables(lines))
+        with shared_pools():
+            for seed, *names in axes:
+                line: Line = dict(zip(CELL, (*names, seed), strict=True))
+                line |= {"set": options.set, "prompts": options.prompts}
+                if identity(line) in done:
+                    continue
+                found = cell({**line, "settings": fingerprint(line)}, options)
+                append(path, found)
+                said = found.get("error") or _cells([found])
+                print(f"{' '.join(map(str, identity(line)[:4]))}: {said}", file=sys.stderr, flush=True)
+                lines = read(path)
+                if options.markdown:
+                    write_text(options.markdown, tables(lines))
     if options.markdown:
         write_text(options.markdown, tables(lines))
     print(tables(lines), end="")

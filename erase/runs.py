@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -154,7 +155,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 def _is_timed(line: dict[str, Any]) -> bool:
     """Whether a line has what `timings` reads: one that was edited must not cost the report."""
     kind, seconds = line["event"], line.get("seconds", 0.0)
-    numbers = all(isinstance(n, int | float) for n in (line.get("time"), seconds))
+    numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in (line.get("time"), seconds))
     lacking = (kind == "step" and "seconds" not in line) or (
         kind == "progress" and not isinstance(line.get("what"), str)
     )
@@ -233,6 +234,8 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 def check_origin(path: Path, found: Any, wanted: dict[str, str]) -> None:
     """Refuse weights that were trained with other settings or from other weights than the run has now."""
     found = found if isinstance(found, dict) else {}
+    if found.get("version") != wanted["version"]:
+        raise InputError(f"{path} was made by another version of erase ({found.get('version')}); start a new run")
     for what, value in wanted.items():
         if found.get(what) != value:
             raise InputError(

@@ -61,7 +61,7 @@ class Listener:
             case Started():
                 self._say(f"run folder: {event.folder}" + (f" (from round {event.first} on)" if event.first else ""))
                 self._close()
-                self._training = _bar("training", event.total, unit="step")
+                self._training = _bar("training", event.total, unit="step") if event.total else None
             case Step():
                 self._step(event)
             case Progress():

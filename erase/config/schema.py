@@ -69,6 +69,9 @@ WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+OPTIONS = ("guidance", "pictures", "mask_share", "ratio")
+
+
 def _refuse_bool(value: Any) -> Any:
     # YAML's yes and on are True, which pydantic would take for the number 1.
     if isinstance(value, bool):
@@ -170,7 +173,7 @@ class MethodSection(Section):
             raise ValueError(f"is neither a preset nor a valid regular expression ({error})") from None
         return value
 
-    @field_validator("guidance", "pictures", "mask_share", "ratio")
+    @field_validator(*OPTIONS)
     @classmethod
     def _own_option(cls, value: Any, info: ValidationInfo) -> Any:
         name = info.data.get("name")
@@ -291,6 +294,8 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(given.get(section), str):
             given[section] = {"name": given[section]}
     method = given.setdefault("method", {"name": "esd"})
+    if isinstance(method, dict):  # null is the same as not given, also after the run's own file was read again
+        given["method"] = method = {k: v for k, v in method.items() if v is not None or k not in OPTIONS}
     name = method.get("name", "esd") if isinstance(method, dict) else "esd"
     name = name if isinstance(name, str) and name in METHOD_DEFAULTS else "esd"
     defaults: dict[str, Any] = {"method": {"name": name}}

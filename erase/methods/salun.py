@@ -7,7 +7,7 @@ from erase.methods.parts import Method, denoise, match_anchor
 # The mask binds both roles: the weights outside it end the run as they began, to the bit.
 SALUN = Method(
     name="salun",
-    summary="relabel pictures of the concept, moving only the weights with the largest forget gradient",
+    summary="relabel the concept, moving only the weights with the largest forget gradient",
     forget=match_anchor,
     retain=denoise,
     forget_source="pictures",

@@ -7,7 +7,7 @@ from erase.methods.parts import Method, denoise, match_anchor
 # Forget steps alone are masked, as in the paper: retaining may repair every weight.
 SFRON = Method(
     name="sfron",
-    summary="relabel pictures of the concept, forgetting on weights whose forget Fisher outweighs the retain Fisher",
+    summary="relabel the concept, forgetting on weights whose forget Fisher outweighs the retain Fisher",
     forget=match_anchor,
     retain=denoise,
     forget_source="pictures",

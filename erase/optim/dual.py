@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erase.errors import InputError
+from erase.errors import EraseError, InputError
 from erase.optim.adamw import AdamW, from_torch
 from erase.optim.mask import Masks
 from erase.optim.moments import _tensors
@@ -190,7 +190,8 @@ class SharedOptim:
     "joint" uses forget's clip and schedule unless it has its own. Source: the baseline in arXiv 2504.15827.
 
     A mask that binds both roles binds "joint" too. One that binds forget alone cannot act on a sum: call
-    `mask_gradients("forget")` after forget's backward and before retain's, and retaining stays free as it is in turns.
+    `mask_gradients("forget")` after forget's backward and before retain's, and retaining stays free as it is in turns;
+    a "joint" step without it raises `EraseError`.
 
     Memory: the states of one optimizer: 2 a weight for Adam.
 
@@ -222,17 +223,25 @@ class SharedOptim:
             schedule=_with_joint(schedule),
         )
         self._rated = _Rated(optimizer(list(self._turn.params.values())), self._turn.params, "shared")
+        self._in_parts = mask is not None and set(mask_roles) == {"forget"}
+        self._masked = False  # since the gradients were cleared
 
     def zero_grad(self) -> None:
         """Drop every gradient; call it before each backward, but not between the two of "joint"."""
         self._turn.zero_grad()
+        self._masked = False
 
     def mask_gradients(self, role: Role) -> None:
         """Zero what the mask keeps out of this role's gradients, where they are the only ones yet; for "joint"."""
         self._turn.mask_gradients(role)
+        self._masked |= role == "forget"
 
     def step(self, role: Role) -> float:
         """Update the weights with the gradients there are; returns their norm before clipping."""
+        if role == "joint" and self._in_parts and not self._masked:
+            raise EraseError(
+                "joint step: the mask binds forget alone; call mask_gradients('forget') after its backward"
+            )
         with self._turn.around(role) as (norm, factor):
             self._rated.step(factor)
         return norm

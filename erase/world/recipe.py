@@ -79,13 +79,26 @@ def rebuild(
     for name, stage in STAGES.items():
         if name in stages if stages else name != "glyphs":
             for needed in NEEDS.get(name, ()):
-                if not (build / MADE[needed]).exists():
-                    raise InputError(f"stage {name!r} needs what {needed!r} makes in {build}; run that stage first")
+                _check_made(work, name, needed)
             started = time.time()
             try:
                 stage(work, output)
             finally:  # one that was interrupted goes on from a checkpoint: its minutes count
                 _note_duration(build, name, time.time() - started)
+
+
+def _check_made(work: Build, stage: str, needed: str) -> None:
+    if needed == "tokenizer":
+        if not (work.folder / "tokenizer" / "tokenizer.json").exists():
+            raise InputError(f"stage {stage!r} needs the stage 'tokenizer' in {work.folder}; run that one first")
+        return
+    plan, path = work.plan(PLANS[needed]), work.folder / f"{needed}.pt"
+    done = torch.load(path, weights_only=True, map_location="cpu", mmap=True)["step"] if path.exists() else 0
+    if done < plan.steps:
+        raise InputError(
+            f"stage {stage!r} needs the stage {needed!r} in {work.folder}, which is at step {done} of {plan.steps}; "
+            "finish that one first"
+        )
 
 
 def _note_duration(build: Path, stage: str, seconds: float) -> None:
@@ -203,16 +216,11 @@ STAGES: dict[str, Callable[[Build, Path], None]] = {
     "clip": _clip,
     "assemble": _assemble,
 }
-# What a stage reads of the others' work, and where they leave it in the build folder.
+# What a stage reads of the others' work, and how long those train.
 NEEDS = {
     "text_encoder": ("tokenizer",),
     "unet": ("tokenizer", "vae", "text_encoder"),
     "clip": ("tokenizer",),
     "assemble": ("tokenizer", "vae", "unet"),
 }
-MADE = {
-    "tokenizer": "tokenizer/tokenizer.json",
-    "vae": "vae.pt",
-    "text_encoder": "text_encoder.pt",
-    "unet": "unet.pt",
-}
+PLANS = {"vae": vae.PLAN, "text_encoder": text_encoder.PLAN, "unet": generator.PLAN}

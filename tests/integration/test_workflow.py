@@ -221,6 +221,14 @@ def test_weights_trained_from_another_base_are_refused(tmp_path: Path) -> None:
         workflow.export(folder, "diffusers", tmp_path / "out")
 
 
+@pytest.mark.parametrize("option", ["pictures", "mask_share"])
+def test_an_option_set_to_null_is_one_that_was_not_given(option: str, tmp_path: Path) -> None:
+    few = {**SHORT, "method": "salun", f"method.{option}": None, "evaluate.skip": True, "output": str(tmp_path / "run")}
+    folder = workflow.erase(load_config(None, few))
+    assert stored_config(folder).method == load_config(None, {**SHORT, "method": "salun"}).method
+    workflow.export(folder, "diffusers", tmp_path / "out")
+
+
 def test_a_style_can_be_erased(tmp_path: Path) -> None:
     folder = workflow.erase(short(tmp_path / "style", concept="pixel art"))
     rows = read_rows(folder / runs.ROWS)

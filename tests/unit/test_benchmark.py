@@ -88,11 +88,48 @@ def test_failed_cells_run_again_and_finished_ones_do_not(table, monkeypatch, tmp
     table.main([*given, "--prompts", "20"])
     assert [name for name, _ in ran] == ["frog", "pizza", "pizza", "frog", "pizza"]
     stale = file.read_text().replace('"prompts": 200, "settings": "', '"prompts": 200, "settings": "old-')
-    file.write_text(stale)  # other defaults since then
+    file.write_text(stale)  # other defaults since then: not shown beside those of today
+    capsys.readouterr()
+    table.main(["--table", str(file)])
+    assert "frog" not in capsys.readouterr().out.replace("prompts=20 | frog", "")
     table.main(given)
     assert [name for name, _ in ran][5:] == ["frog", "pizza"]
     assert page.read_text().count("| esd | dual |  | frog |") == 1
     ran.clear()
+    file.write_text(file.read_text() + '{"concept": "frog", "scores": {}}\n')  # of a version without settings
     table.main(["--table", str(file)])
     assert ran == []
     assert "prompts=20" in capsys.readouterr().out
+
+
+def test_a_refused_cell_costs_no_other(table, tmp_path, capsys, monkeypatch):
+    def run(config: Any, cache: Path | None) -> None:
+        raise EraseError(f"would run {config.method.name}")
+
+    monkeypatch.setitem(sys.modules, "erase.workflow", types.SimpleNamespace(erase=run))  # type: ignore[arg-type]
+    given = ["--concepts", "frog", "--methods", "esd", "salun", "--set", "method.mask_share=0.3"]
+    table.main([*given, "--runs", str(tmp_path / "runs"), "--file", str(tmp_path / "table.jsonl")])
+    said = capsys.readouterr().out
+    assert "* frog esd dual 0: method.mask_share: esd has no such option" in said
+    assert "* frog salun dual 0: would run salun" in said
+
+
+def test_pools_are_sampled_once_and_only_while_shared(table, monkeypatch):
+    from erase.training import session
+
+    drawn = []
+    monkeypatch.setattr(session, "fill", lambda model, pairs, plan, seed, **rest: drawn.append((pairs, seed, rest)))
+    monkeypatch.setattr("erase.models.model_hash", str)
+    given = {"shown": "concept", "trails": False, "what": "latents", "on_event": None, "should_stop": None}
+    with table.shared_pools():
+        for model, seed, change in (
+            ("a", 0, {}),
+            ("a", 0, {}),
+            ("b", 0, {}),
+            ("a", 1, {}),
+            ("a", 0, {"shown": "both"}),
+        ):
+            session.fill(model, ["x"], "plan", seed, **{**given, **change})
+    assert len(drawn) == 4
+    session.fill("a", ["x"], "plan", 0, **given)
+    assert len(drawn) == 5

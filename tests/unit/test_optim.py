@@ -259,7 +259,6 @@ def test_joint_step_is_masked_clipped_and_scheduled_like_forget():
         ({"schedule": {"retain": constant(0.5)}}, 1.0, None),
         ({"schedule": {"forget": constant(0.5), "joint": constant(0.25)}}, 0.25, None),
         ({"mask": masks(), "mask_roles": ("retain",)}, 1.0, None),
-        ({"mask": masks(), "mask_roles": ("forget",)}, 1.0, None),
     ],
 )
 def test_joint_takes_its_own_settings_first_and_nothing_of_retain(options, factor, norm):
@@ -274,8 +273,13 @@ def test_a_mask_of_forget_alone_binds_its_part_of_a_joint_step():
     params, before, mask = weights(), weights(), masks()
     optimizer = SharedOptim(params, lambda p: torch.optim.SGD(p, lr=1.0), mask=mask)
     first, second = gradients(0), gradients(1)
+    optimizer.mask_gradients("forget")  # of gradients that are dropped
+    optimizer.zero_grad()
     give(params, first)
     optimizer.mask_gradients("retain")
+    with pytest.raises(EraseError, match=r"call mask_gradients\('forget'\) after its backward"):
+        optimizer.step("joint")
+    assert same(params, before)
     optimizer.mask_gradients("forget")
     for param, gradient in zip(params, second, strict=True):
         param.grad += gradient

@@ -163,6 +163,7 @@ def test_events_after_a_crash_have_lines_of_their_own(torn: bytes, tmp_path: Pat
     [
         {"event": "step", "time": 1.0},
         {"event": "step", "time": 1.0, "seconds": "long"},
+        {"event": "step", "time": 1.0, "seconds": float("nan")},
         {"event": "progress", "time": 1.0},
         {"event": "progress", "time": 1.0, "what": 3},
         {"event": "started"},
