@@ -3,7 +3,7 @@
 ESD as published denoises up to 25 times to get the x_t of a single update. Here every state of a guided
 trajectory is kept, with the predictions that sampling it had to make anyway; an update draws from the pool
 and costs one forward and one backward pass. What this changes is that x_t comes from the frozen model (as in the
-authors' current code) on a grid of timesteps; docs/methods.md has the measured effect.
+authors' current code) on a grid of timesteps; docs/results.md has the measured effect.
 """
 
 from __future__ import annotations
