@@ -1,7 +1,7 @@
 """Measure the bundled world's gates and draw its contact sheet.
 
     python benchmark/world_gates.py --images 24 --output docs
-    python benchmark/world_gates.py --world build/world-out --output gates      # one that `erase world` has made
+    python benchmark/world_gates.py --world build/world --output build/gates    # one that `erase world` has made
 
 Writes <output>/world_gates.json and <output>/world_contact.png, prints the table. 24 images an object take about ten
 minutes on two cores.

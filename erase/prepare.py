@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from erase import __version__, runs
+from erase import runs
 from erase.check import check_config, named_concept
 from erase.concept import FRAMES, Concept, phrase
 from erase.config import WORLD, Config, load_config
@@ -111,11 +111,11 @@ def put_trained(folder: Path, config: Config, model: Model) -> dict[Arm, dict[st
 
 
 def origin(config: Config, model: Model) -> dict[str, str]:
-    """What trained weights depend on: this version, and hashes of the training's settings and the base's weights."""
+    """What trained weights depend on: the settings' format, and hashes of the settings and of the base's weights."""
     settings = config.model_dump(include={"concept", "method", "train", "seed"})
     # What only decides when to look and to save may change between two sittings.
     settings["train"] = {k: v for k, v in settings["train"].items() if not k.endswith("_every")}
-    return {"version": __version__, "settings": content_hash(settings), "base weights": model_hash(model)}
+    return {"format": runs.FORMAT, "settings": content_hash(settings), "base weights": model_hash(model)}
 
 
 def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Session:

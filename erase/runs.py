@@ -31,6 +31,9 @@ CONFIG, GUARDS, EVENTS, ROWS, REPORT, PAGE, DONE = (
     "report.html",
     "DONE",
 )
+# Of the settings that weights are bound to. Raise it where they get other names or meanings: runs made before cannot be
+# compared any more. A release that leaves them alone opens older runs.
+FORMAT = "1"
 MODEL = "model/unet.safetensors"
 CHECKPOINT = "checkpoint/state.pt"
 
@@ -234,8 +237,8 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 def check_origin(path: Path, found: Any, wanted: dict[str, str]) -> None:
     """Refuse weights that were trained with other settings or from other weights than the run has now."""
     found = found if isinstance(found, dict) else {}
-    if found.get("version") != wanted["version"]:
-        raise InputError(f"{path} was made by another version of erase ({found.get('version')}); start a new run")
+    if found.get("format") != wanted["format"]:
+        raise InputError(f"{path} was made by a version of erase whose runs this one cannot open; start a new run")
     for what, value in wanted.items():
         if found.get(what) != value:
             raise InputError(

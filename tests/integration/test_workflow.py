@@ -209,6 +209,15 @@ def test_weights_of_other_settings_are_not_passed_off_as_the_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_of_another_format_are_said_to_be_so(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "old"))
+    tensors, about = runs.load_tensors(folder / runs.MODEL)
+    for wrong in ({}, {**about, "format": "0"}):
+        runs.save_tensors(folder / runs.MODEL, tensors, wrong)
+        with pytest.raises(InputError, match="was made by a version of erase whose runs this one cannot open"):
+            workflow.export(folder, "diffusers", tmp_path / "out")
+
+
 def test_weights_trained_from_another_base_are_refused(tmp_path: Path) -> None:
     build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
     given = {"model": str(tmp_path / "tiny"), "evaluate.skip": True, "train.forget.lr": 1e-3}
