@@ -7,25 +7,31 @@
 Finished cells of the file are skipped and failed ones tried again, so a stopped table goes on; a cell whose settings
 are others by now (defaults that changed, say) counts as another. Every cell is an ordinary run with the shipped
 defaults and the given overrides. --cache keeps the base model's pictures between cells, and cells that draw the same
-pools share them in memory.
+pools share them in memory. --jobs runs that many processes side by side, which a GPU needs to be busy: one run of this
+small model mostly waits for Python.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, variance
 from typing import Any
 
 import torch
+from graphs import recorded
 
 from erase.config import Config, load_config, parse_value
 from erase.errors import EraseError, Interrupted
@@ -54,7 +60,7 @@ def cell(line: Line, options: argparse.Namespace) -> Line:
     """One run; its scores before and after, and its seconds. Pools that another cell drew count in that one's."""
     from erase.workflow import erase
 
-    folder = options.runs / "-".join(str(line[k]) for k in CELL).replace(" ", "-")
+    folder = options.runs / "-".join(str(x) for x in (*(line[k] for k in CELL), line["settings"])).replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
     try:
@@ -65,7 +71,8 @@ def cell(line: Line, options: argparse.Namespace) -> Line:
         return {**line, "error": str(error)}
     report = json.loads((folder / "report.json").read_text())
     scores = {f"{s['name']}.{s['arm']}": [s["value"], s["low"], s["high"], s["n"]] for s in report["scores"]}
-    return {**line, "seconds": time.perf_counter() - started, "timings": report["timings"], "scores": scores}
+    seconds, device = time.perf_counter() - started, report["environment"]["device"]
+    return {**line, "device": device, "seconds": seconds, "timings": report["timings"], "scores": scores}
 
 
 def settings(line: Line, folder: Path | None = None) -> Config:
@@ -94,6 +101,7 @@ def fingerprint(line: Line) -> str:
     except EraseError:
         return ""
     found = config.model_dump(mode="json", include={"model", "concept", "method", "train", "evaluate", "seed"})
+    del found["train"]["pool"]["batch"]  # memory and speed only
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -142,7 +150,8 @@ def append(path: Path, line: Line) -> None:
     """Add a line, on a line of its own also where a crash left the last one unfinished."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        if file.tell():
+        fcntl.flock(file, fcntl.LOCK_EX)  # other processes of --jobs write to it too
+        if file.seek(0, 2):
             file.seek(-1, 2)
             if file.read(1) != b"\n":
                 file.write(b"\n")
@@ -214,6 +223,46 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def run(lines: Sequence[Line], options: argparse.Namespace, until: float) -> None:
+    """Run cells one after another and write each down; none begins after `until`, in seconds since the epoch."""
+    with shared_pools(), recorded() if options.graphs else nullcontext():
+        for line in lines:
+            if time.time() > until:
+                return
+            found = cell({**line, "settings": fingerprint(line)}, options)
+            append(options.file, found)
+            said = found.get("error") or _cells([found])
+            print(f"{' '.join(map(str, identity(line)[:4]))}: {said}", file=sys.stderr, flush=True)
+
+
+def run_all(groups: Sequence[Sequence[Line]], options: argparse.Namespace) -> None:
+    """Run groups of cells, each in one process, `options.jobs` at a time."""
+    until = time.time() + 60 * options.minutes if options.minutes else float("inf")
+    if options.jobs == 1:
+        for lines in groups:
+            run(lines, options, until)
+        return
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    how = {"mp_context": get_context("spawn"), "initializer": torch.set_num_threads, "initargs": (threads,)}
+    with ProcessPoolExecutor(options.jobs, **how) as workers:
+        try:
+            for done in as_completed([workers.submit(run, lines, options, until) for lines in groups]):
+                done.result()
+        except BaseException:
+            workers.shutdown(cancel_futures=True)  # what broke one cell unforeseen would break the others
+            raise
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every script that runs cells takes."""
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--graphs", action="store_true", help="on a GPU: replay training (benchmark/graphs.py)")
+    parser.add_argument("--minutes", type=float, help="begin no cell after this many")
+    parser.add_argument("--runs", type=Path, default=Path("runs/table"))
+    parser.add_argument("--file", type=Path, default=Path("runs/table.jsonl"))
+    parser.add_argument("--cache", type=Path, help="folder that keeps the base model's pictures")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", nargs="+", default=[*OBJECTS, *STYLES])
@@ -222,34 +271,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--set", nargs="*", default=[])
-    parser.add_argument("--runs", type=Path, default=Path("runs/table"))
-    parser.add_argument("--file", type=Path, default=Path("runs/table.jsonl"))
-    parser.add_argument("--cache", type=Path, help="folder that keeps the base model's pictures")
+    add_options(parser)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     parser.add_argument("--table", type=Path, help="print this file's tables and stop")
     options = parser.parse_args(arguments)
-    path = options.table or options.file
-    lines = read(path)
     if not options.table:
-        done = {identity(x) for x in lines if "scores" in x}
+        done = {identity(x) for x in read(options.file) if "scores" in x}
+        rest = {"set": options.set, "prompts": options.prompts}
+        groups = []
         # Seeds outermost, so that what a stopped table has is of all concepts; optimizers innermost share their pools.
-        axes = itertools.product(options.seeds, options.concepts, options.methods, options.optimizers)
-        with shared_pools():
-            for seed, *names in axes:
-                line: Line = dict(zip(CELL, (*names, seed), strict=True))
-                line |= {"set": options.set, "prompts": options.prompts}
-                if identity(line) in done:
-                    continue
-                found = cell({**line, "settings": fingerprint(line)}, options)
-                append(path, found)
-                said = found.get("error") or _cells([found])
-                print(f"{' '.join(map(str, identity(line)[:4]))}: {said}", file=sys.stderr, flush=True)
-                lines = read(path)
-                if options.markdown:
-                    write_text(options.markdown, tables(lines))
+        for seed, *names in itertools.product(options.seeds, options.concepts, options.methods):
+            lines = [dict(zip(CELL, (*names, o, seed), strict=True)) | rest for o in options.optimizers]
+            groups.append([line for line in lines if identity(line) not in done])
+        run_all(groups, options)
+    text = tables(read(options.table or options.file))
     if options.markdown:
-        write_text(options.markdown, tables(lines))
-    print(tables(lines), end="")
+        write_text(options.markdown, text)
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ any batch size and any device start from the same point.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,16 +33,26 @@ class Shot:
 
 def first_noise(model: Model, shots: list[Shot]) -> Tensor:
     """Standard normal latents (N, C, h, w), one CPU generator a picture."""
-    found = []
-    for shot in shots:
-        generator = torch.Generator().manual_seed(stable_seed(shot.prompt_id, shot.seed))
-        found.append(torch.randn(model.latent_shape, generator=generator))
-    return torch.stack(found).to(model.device)
+    return torch.stack([_noise(model, shot) for shot in shots]).to(model.device)
 
 
 def noise_hash(model: Model, shot: Shot) -> str:
     """SHA-256 of a picture's first noise: two pictures with the same one can be compared."""
-    return hashlib.sha256(first_noise(model, [shot]).cpu().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(_noise(model, shot).numpy().tobytes()).hexdigest()
+
+
+def _noise(model: Model, shot: Shot) -> Tensor:
+    generator = torch.Generator().manual_seed(stable_seed(shot.prompt_id, shot.seed))
+    return torch.randn(model.latent_shape, generator=generator)
+
+
+def at_once(model: Model) -> int:
+    """How many pictures to sample together where nobody says: small latents in plenty, large ones few.
+
+    A GPU with little to do at a time waits for its orders; a CPU is busy at 32 and only loses its caches beyond.
+    """
+    latents, most = (2**18, 256) if model.device.type == "cuda" else (2**16, 32)
+    return max(1, min(most, latents // math.prod(model.latent_shape)))
 
 
 Visit = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
@@ -84,7 +95,7 @@ def sample(
     *,
     steps: int = 25,
     guidance: float = 3.0,
-    batch: int = 16,
+    batch: int | None = None,
     on_event: OnEvent = ignore,
     should_stop: ShouldStop = never,
     what: str = "sampling",
@@ -92,6 +103,8 @@ def sample(
     lost: set[int] | None = None,
 ) -> list[np.ndarray]:
     """Pictures of the shots, uint8 (H, W, 3), in order. Raises `Interrupted` when asked to stop between batches.
+
+    `batch` at a time, None: as many as suit the device. Only memory, speed and last bits depend on it.
 
     `guidance` 1 is the prompt's own prediction, 0 the empty prompt's, and what lies between mixes the two; diffusers'
     pipelines guide above 1 only, and draw all these as 1.
@@ -101,6 +114,7 @@ def sample(
     """
     if not shots:
         return []
+    batch = at_once(model) if batch is None else batch
     if steps < 1 or batch < 1:
         raise InputError(f"steps and batch must be 1 or more, got {steps} and {batch}")
     empty = model.encode([""])

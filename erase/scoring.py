@@ -110,7 +110,6 @@ def draw_pairs(
             shots,
             steps=plan.steps,
             guidance=plan.guidance,
-            batch=8,
             broken="blank",
             on_event=on_event,
             should_stop=should_stop,

@@ -48,7 +48,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 # Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates, and many pictures,
 # or it forgets some of the concept's looks only. Tuned on other concepts than docs/results.md reports.
 _WORLD_ROLE = {"schedule": "cosine", "warmup": 0}
-_WORLD_TRAIN = {"rounds": 120, "batch": 12, "pool": {"forget": 96, "retain": 160, "batch": 32}}
+_WORLD_TRAIN = {"rounds": 120, "batch": 12, "pool": {"forget": 96, "retain": 160}}
 # Guided pictures would teach a method that denoises them to guide twice (docs/methods.md).
 _WORLD_PLAIN = {**_WORLD_TRAIN, "pool": {**_WORLD_TRAIN["pool"], "guidance": 1.0, "steps": 25}}
 # Gradient ascent forgets slowest where it breaks least: a low forget rate, more rounds, more pictures to keep.
@@ -215,7 +215,9 @@ class PoolSection(Section):
     retain: Count = Field(64, ge=1, le=100_000, description="Trajectories of what stays. Fewer guard a narrower set.")
     steps: Count = Field(12, ge=1, le=1000, description="Denoising steps of each: quality and variety against time.")
     guidance: Real = Field(3.0, ge=0, le=30, description="How closely they follow their prompt.")
-    batch: Count = Field(4, ge=1, le=4096, description="Trajectories at once. Only memory and speed depend on it.")
+    batch: Count | None = Field(
+        None, ge=1, le=4096, description="Trajectories at once; null: as suits the device. Memory and speed only."
+    )
     refresh: Count = Field(
         200, ge=0, description="Rounds until all are sampled anew. Fewer: more variety, more time. 0: never."
     )

@@ -19,7 +19,7 @@ HEADER = 2**16  # bytes; more than the names of two tensors and a checksum need
 
 def write_pictures(path: Path, pictures: Sequence[np.ndarray], lost: Collection[int]) -> None:
     """Keep pictures, uint8 (H, W, 3), and the places of those that the model broke on. All or nothing."""
-    held = torch.from_numpy(np.stack(pictures))
+    held = torch.from_numpy(np.ascontiguousarray(np.stack(pictures)))  # a GPU's decoder leaves channels outermost
     broken = torch.tensor([i in lost for i in range(len(pictures))], dtype=torch.uint8)
     with replacing(path) as temporary:
         try:

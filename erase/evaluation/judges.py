@@ -151,6 +151,7 @@ def _answers(objects: Tensor, styles: Tensor) -> list[dict[str, Any]]:
     """What logits (B, classes) of one judge say. A classifier's last class is none of the others, CLIP has no such."""
     found: list[dict[str, Any]] = [{} for _ in objects]
     for domain, names, logits in (("object", OBJECT_NAMES, objects), ("style", STYLE_NAMES, styles)):
+        logits = logits.float().cpu()  # at once: each number read off a GPU waits for it
         best = logits.softmax(-1).max(-1)
         energy = -logits.logsumexp(-1)
         for i, entry in enumerate(found):

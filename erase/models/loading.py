@@ -46,7 +46,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return next(self.unet.parameters()).device  # diffusers' own property walks through every module
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from erase.errors import Interrupted
 from erase.events import OnEvent, Progress, ShouldStop
 from erase.methods import Batch, Shown
 from erase.models import Model
-from erase.sampling import Shot, denoise, first_noise
+from erase.sampling import Shot, at_once, denoise, first_noise
 from erase.training.prompts import Pair
 
 
@@ -25,6 +25,7 @@ from erase.training.prompts import Pair
 class PoolPlan:
     """How many prompts of each role are sampled, in how many steps, at which guidance, how many at once.
 
+    `batch` None is as many as suit the device.
     Every `refresh` rounds both pools are sampled anew, with other prompts and noise; 0 never does.
     """
 
@@ -32,7 +33,7 @@ class PoolPlan:
     retain: int = 64
     steps: int = 12
     guidance: float = 3.0
-    batch: int = 32
+    batch: int | None = None
     refresh: int = 200
 
 
@@ -110,16 +111,16 @@ def fill(
     prompt's. `trails` keeps the states on the way, for methods that draw from them; it needs both guidance branches.
     """
     parts: list[Pool] = []
-    empty = model.encode([""])
-    for start in range(0, len(pairs), plan.batch):
+    empty, batch = model.encode([""]), plan.batch or at_once(model)
+    for start in range(0, len(pairs), batch):
         if should_stop():
             raise Interrupted(f"stopped while {what}; nothing was trained yet")
-        chosen = pairs[start : start + plan.batch]
+        chosen = pairs[start : start + batch]
         shots = [Shot(p.prompt, f"pool/{what}/{seed}/{start + i}", seed) for i, p in enumerate(chosen)]
         states, anchors = model.encode([p.prompt for p in chosen]), model.encode([p.anchor for p in chosen])
         of_anchor = torch.tensor([_of_anchor(shown, start + i) for i in range(len(chosen))], device=states.device)
         parts.append(_sampled(model, shots, states, anchors, of_anchor, empty, plan, trails))
-        on_event(Progress(what=what, done=min(start + plan.batch, len(pairs)), total=len(pairs)))
+        on_event(Progress(what=what, done=min(start + batch, len(pairs)), total=len(pairs)))
     return _join(parts)
 
 

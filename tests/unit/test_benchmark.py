@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def table() -> Any:
+    sys.path.insert(0, str(ROOT / "benchmark"))  # as for a script, which finds its neighbours
     spec = importlib.util.spec_from_file_location("benchmark_methods", ROOT / "benchmark" / "methods.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -67,7 +68,9 @@ def test_failed_cells_run_again_and_finished_ones_do_not(table, monkeypatch, tmp
             for name in table.NAMES
             for arm in ("before", "after")
         ]
-        (folder / "report.json").write_text(json.dumps({"scores": scores, "timings": {}}))
+        (folder / "report.json").write_text(
+            json.dumps({"scores": scores, "timings": {}, "environment": {"device": "cpu"}})
+        )
 
     fake = types.SimpleNamespace(erase=run)
     monkeypatch.setitem(sys.modules, "erase.workflow", fake)  # type: ignore[arg-type]

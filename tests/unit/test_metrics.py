@@ -289,6 +289,13 @@ def test_kept_pictures_come_back(kept):
     assert read_pictures(path.parent / "none", 3, SIZE) is None and read_pictures(path.parent, 3, SIZE) is None
 
 
+def test_pictures_with_channels_outermost_in_memory_are_kept_too(tmp_path):
+    held = np.arange(2 * 3 * 8 * 6, dtype=np.uint8).reshape(2, 3, 8, 6).transpose(0, 2, 3, 1)
+    write_pictures(tmp_path / "a.safetensors", list(held), set())
+    found, _ = read_pictures(tmp_path / "a.safetensors", 2, SIZE)
+    assert np.array_equal(np.stack(found), held)
+
+
 def test_damaged_or_hostile_kept_pictures_are_none(kept, monkeypatch):
     path, pictures = kept
     good, rng = path.read_bytes(), random.Random(0)
