@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from erase.errors import InputError
-from erase.models import Model
+from erase.models import Model, quiet_libraries
 from erase.runtime import umask
 
 
@@ -30,7 +30,8 @@ def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], object]
         _remove_empty(made)
         raise InputError(f"cannot write {output}: {error.strerror or error}") from None
     try:
-        model.pipeline().save_pretrained(scratch, safe_serialization=True)
+        with quiet_libraries():
+            model.pipeline().save_pretrained(scratch, safe_serialization=True)
         _drop_paths(scratch)
         add_card(scratch)
         scratch.chmod(0o777 & ~umask())

@@ -139,7 +139,7 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     from diffusers import StableDiffusionPipeline
 
     try:
-        with _quiet_libraries():
+        with quiet_libraries():
             check_weights(folder, index)
             pipe = StableDiffusionPipeline.from_pretrained(
                 folder, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False, use_safetensors=True
@@ -185,7 +185,7 @@ def model_hash(model: Model) -> str:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep the loaders' own bars and advice off the terminal; ours says what matters."""
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from erase.events import Event, Step, Warned, ignore
 from erase.models import load_model
 from erase.prepare import load_run, prepare, prepare_concept, stored_config
 from erase.runtime import pick_device
-from erase.sampling import Shot, first_noise, sample
+from erase.sampling import Shot, at_once, first_noise, sample
 from tests.integration.conftest import build_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -92,10 +93,14 @@ def test_both_arms_draw_the_same_prompts_from_the_same_noise(run: Path) -> None:
         assert 0 < found["clip"] <= 2
 
 
-def test_the_exported_folder_draws_the_after_pictures_in_plain_diffusers(run: Path, tmp_path: Path) -> None:
+def test_the_exported_folder_draws_the_after_pictures_in_plain_diffusers(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from diffusers import StableDiffusionPipeline
 
+    capfd.readouterr()
     out = workflow.export(run, "diffusers", tmp_path / "frog-free")
+    assert capfd.readouterr().err == ""  # the libraries' own bars say nothing of use
     assert (out / "README.md").read_text().startswith("---")
     pipe = StableDiffusionPipeline.from_pretrained(out, torch_dtype=torch.float32, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
@@ -260,6 +265,16 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
     alone = sample(world, shots, steps=4, batch=1)
     assert all(np.abs(a.astype(int) - b.astype(int)).max() <= 1 for a, b in zip(together, alone, strict=True))
     assert np.abs(together[0].astype(int) - together[1].astype(int)).max() > 20
+
+
+def test_large_latents_are_sampled_few_at_a_time_and_on_a_gpu_more() -> None:
+    def count(side: int, device: str) -> int:
+        model: Any = SimpleNamespace(latent_shape=(4, side, side), device=torch.device(device))
+        return at_once(model)
+
+    assert [count(16, d) for d in ("cpu", "cuda")] == [32, 256]  # as many numbers as the bundled world's
+    assert [count(64, d) for d in ("cpu", "mps", "cuda")] == [4, 4, 16]  # Stable Diffusion 1
+    assert [count(1024, d) for d in ("cpu", "cuda")] == [1, 1]
 
 
 def test_generate_writes_a_picture_for_each_prompt_and_seed(run: Path, tmp_path: Path) -> None:
