@@ -44,15 +44,23 @@ METHODS = ("esd", "ablation", "salun", "sfron", "ga")
 CELL = ("concept", "method", "optimizer", "seed")
 NAMES = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 
+# What a cell should meet, in per cent: at most so much of the concept left, at least so many valid pictures, and at
+# most so many points lost of what stays.
+FORGET, VALID = 5.0, 95.0
+LOSS = {"retain_accuracy": 3.0, "neighbour_accuracy": 8.0, "cross_accuracy": 5.0}
+
 Line = dict[str, Any]
 Key = Callable[[Line], tuple[str, ...]]
 NOTE = (
     "Per cent, judge `conv`. `before → after` are means over concepts, each concept's runs averaged first; in brackets "
-    "the lowest and highest concept after; `sd` is the standard deviation of one run over seeds, within its concept."
+    "the lowest and highest concept after; `sd` is the standard deviation of one run over seeds, within its concept. "
+    f"`met`: concepts that meet every bound: forget accuracy at most {FORGET:g}, validity at least {VALID:g}, and "
+    + ", ".join(f"{name.split('_')[0]} at most {most:g} points under before" for name, most in LOSS.items())
+    + "."
 )
 NOTE_EACH = (
     "Per cent, before → after with the 95 % interval over pictures. With several seeds the mean, and the reach of all "
-    "their intervals."
+    "their intervals. `misses`: by how many points each bound is missed."
 )
 
 
@@ -161,10 +169,11 @@ def append(path: Path, line: Line) -> None:
 def tables(lines: Sequence[Line]) -> str:
     """Markdown: a row a group of cells (method, optimizer, overrides), then a row a concept of each, then failures."""
     scored = [x for x in lines if "scores" in x]
-    head = ("method", "optimizer", "overrides", "concepts", "runs", *(n.replace("_", " ") for n in NAMES))
+    keys, names = ("method", "optimizer", "overrides"), [n.replace("_", " ") for n in NAMES]
     rows = [(*key, *_summary(found)) for key, found in _by(scored, _group)]
-    each = [(*key, str(len(found)), *_cells(found)) for key, found in _by(scored, _concept)]
-    parts = [NOTE, _markdown(head, rows), NOTE_EACH, _markdown((*head[:3], "concept", "seeds", *head[5:]), each)]
+    each = [(*key, str(len(found)), *_cells(found), _said(misses(found))) for key, found in _by(scored, _concept)]
+    parts = [NOTE, _markdown((*keys, "concepts", "runs", "met", *names), rows)]
+    parts += [NOTE_EACH, _markdown((*keys, "concept", "seeds", *names, "misses"), each)]
     failed = [f"* {' '.join(map(str, identity(x)[:4]))}: {x['error']}" for x in lines if "error" in x]
     if failed:
         parts += ["Failed, to be tried again:", "\n".join(failed)]
@@ -188,9 +197,9 @@ def _by(lines: Iterable[Line], key: Key) -> list[tuple[tuple[str, ...], list[Lin
 
 
 def _summary(lines: Sequence[Line]) -> list[str]:
-    """Number of concepts and runs, then a cell a score."""
+    """Number of concepts, of runs and of concepts that meet every bound, then a cell a score."""
     concepts = [found for _, found in _by(lines, _concept)]
-    cells = [str(len(concepts)), str(len(lines))]
+    cells = [str(len(concepts)), str(len(lines)), str(sum(not misses(found) for found in concepts))]
     for name in NAMES:
         before = mean(_mean(found, name, "before") for found in concepts)
         after = [_mean(found, name, "after") for found in concepts]
@@ -208,6 +217,18 @@ def _cells(lines: Sequence[Line]) -> list[str]:
         high = max(100 * x["scores"][f"{name}.after"][2] for x in lines)
         cells.append(f"{_mean(lines, name, 'before'):.1f} → {_mean(lines, name, 'after'):.1f} [{low:.1f}, {high:.1f}]")
     return cells
+
+
+def misses(lines: Sequence[Line]) -> dict[str, float]:
+    """Points by which a concept's runs miss each bound on average, for those that they miss."""
+    over = {"forget_accuracy": _mean(lines, "forget_accuracy", "after") - FORGET}
+    over |= {n: _mean(lines, n, "before") - _mean(lines, n, "after") - most for n, most in LOSS.items()}
+    over["validity"] = VALID - _mean(lines, "validity", "after")
+    return {name: by for name, by in over.items() if by > 1e-9}
+
+
+def _said(missed: dict[str, float]) -> str:
+    return ", ".join(f"{name.split('_')[0]} {by:.1f}" for name, by in missed.items())
 
 
 def _values(lines: Sequence[Line], name: str, arm: str) -> list[float]:

@@ -46,13 +46,12 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates, and many pictures,
-# or it forgets some of the concept's looks only. Tuned on other concepts than docs/results.md reports.
+# or it forgets some of the concept's looks only and loses some of the rest. Chosen among docs/results/trials.md, on
+# other concepts than docs/results.md reports.
 _WORLD_ROLE = {"schedule": "cosine", "warmup": 0}
-_WORLD_TRAIN = {"rounds": 120, "batch": 12, "pool": {"forget": 96, "retain": 160}}
+_WORLD_TRAIN = {"rounds": 200, "batch": 12, "pool": {"forget": 256, "retain": 640}}
 # Guided pictures would teach a method that denoises them to guide twice (docs/methods.md).
 _WORLD_PLAIN = {**_WORLD_TRAIN, "pool": {**_WORLD_TRAIN["pool"], "guidance": 1.0, "steps": 25}}
-# Gradient ascent forgets slowest where it breaks least: a low forget rate, more rounds, more pictures to keep.
-_WORLD_ASCENT = {"rounds": 250, "batch": 12, "pool": {**_WORLD_PLAIN["pool"], "forget": 32, "retain": 320}}
 
 
 def _world(train: dict[str, Any], forget: float, retain: float, **method: Any) -> dict[str, Any]:
@@ -61,11 +60,12 @@ def _world(train: dict[str, Any], forget: float, retain: float, **method: Any) -
 
 
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "esd": _world({**_WORLD_TRAIN, "rounds": 200}, 6e-4, 6e-4),
-    "ablation": _world(_WORLD_TRAIN, 6e-4, 6e-4),
-    "salun": _world(_WORLD_PLAIN, 2e-4, 4e-4, pictures="anchor"),
-    "sfron": _world(_WORLD_PLAIN, 4e-4, 4e-4, pictures="anchor"),
-    "ga": _world(_WORLD_ASCENT, 1e-4, 3e-4),
+    "esd": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 6e-4, 6e-4),
+    "ablation": _world(_WORLD_TRAIN, 12e-4, 12e-4),
+    "salun": _world(_WORLD_PLAIN, 5e-4, 10e-4, pictures="anchor"),
+    "sfron": _world(_WORLD_PLAIN, 10e-4, 10e-4, pictures="anchor"),
+    # Gradient ascent forgets slowest where it breaks least: a low rate beside a high one, on few pictures beside many.
+    "ga": _world({**_WORLD_PLAIN, "pool": {**_WORLD_PLAIN["pool"], "forget": 32}}, 1e-4, 12e-4),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -46,12 +47,36 @@ def test_mean_reach_and_spread_are_of_concepts_and_seeds(table):
     lines = [line(table, "frog", 0, 0.10), line(table, "frog", 1, 0.14), line(table, "pizza", 0, 0.30)]
     text = table.tables([*lines, line(table, "skull", method="ga", set=["train.rounds=5"])])
     # Frog's two seeds count once in the mean: (12 + 30) / 2; its standard deviation over seeds is 2.8.
-    assert "| esd | dual |  | 2 | 3 | 90.0 → 21.0 (12.0..30.0), sd 2.8 |" in text
-    assert "| ga | dual | train.rounds=5 | 1 | 1 | 90.0 → 10.0 (10.0..10.0) |" in text
+    assert "| esd | dual |  | 2 | 3 | 0 | 90.0 → 21.0 (12.0..30.0), sd 2.8 |" in text
+    assert "| ga | dual | train.rounds=5 | 1 | 1 | 0 | 90.0 → 10.0 (10.0..10.0) |" in text
     assert "| esd | dual |  | frog | 2 | 90.0 → 12.0 [5.0, 19.0] |" in text
     assert "| esd | dual |  | pizza | 1 | 90.0 → 30.0 [25.0, 35.0] |" in text
     rows = [row for row in text.splitlines() if row.startswith("|")]
-    assert {row.count("|") for row in rows} == {11}
+    assert {row.count("|") for row in rows} == {12}
+
+
+def test_each_bound_is_missed_by_so_many_points(table):
+    after = {
+        "forget_accuracy": 5,
+        "retain_accuracy": 87,
+        "neighbour_accuracy": 82,
+        "cross_accuracy": 85,
+        "validity": 95,
+    }
+    for name, value, missed in (
+        (None, 0, {}),
+        ("forget_accuracy", 7, {"forget_accuracy": 2}),
+        ("retain_accuracy", 84, {"retain_accuracy": 3}),
+        ("neighbour_accuracy", 81, {"neighbour_accuracy": 1}),
+        ("cross_accuracy", 80, {"cross_accuracy": 5}),
+        ("validity", 90, {"validity": 5}),
+    ):
+        runs = [line(table, "frog", seed) for seed in (0, 1)]
+        for run in runs:
+            for what, found in after.items():  # all just within their bounds, from 90 before; the seeds' mean counts
+                off = (value - found if what == name else 0) + (-1, 1)[run["seed"]]
+                run["scores"][f"{what}.after"][0] = (found + off) / 100
+        assert table.misses(runs) == pytest.approx(missed)
 
 
 def test_failed_cells_run_again_and_finished_ones_do_not(table, monkeypatch, tmp_path, capsys):
@@ -115,6 +140,20 @@ def test_a_refused_cell_costs_no_other(table, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "* frog esd dual 0: method.mask_share: esd has no such option" in said
     assert "* frog salun dual 0: would run salun" in said
+
+
+def test_processes_side_by_side_write_one_file(tmp_path):
+    """Refused settings: cells that cost nothing, on the whole way through other processes."""
+    given = ["--concepts", "frog", "pizza", "--methods", "esd", "ablation", "--set", "method.mask_share=0.3"]
+    given += ["--jobs", "2", "--runs", str(tmp_path / "runs"), "--file", str(tmp_path / "table.jsonl")]
+    script = str(ROOT / "benchmark" / "methods.py")
+    ran = subprocess.run([sys.executable, "-W", "ignore", script, *given], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+    lines = [json.loads(text) for text in (tmp_path / "table.jsonl").read_text().splitlines()]
+    assert sorted((x["concept"], x["method"]) for x in lines) == [
+        (concept, method) for concept in ("frog", "pizza") for method in ("ablation", "esd")
+    ]
+    assert all("has no such option" in x["error"] for x in lines)
 
 
 def test_pools_are_sampled_once_and_only_while_shared(table, monkeypatch):
