@@ -37,7 +37,7 @@ from erase.config import Config, load_config, parse_value
 from erase.errors import EraseError, Interrupted
 from erase.runtime import write_text
 
-# Rates were tuned on cat, clock, line drawing, stencil and flat; docs/results.md says what of these was seen before.
+# None of these is a concept that defaults were sought on (benchmark/tune.py); docs/results.md says what was seen.
 OBJECTS = ("frog", "pizza", "rocket", "guitar", "umbrella", "skull")
 STYLES = ("pixel art", "sticker", "glossy")
 METHODS = ("esd", "ablation", "salun", "sfron", "ga")
@@ -61,6 +61,12 @@ NOTE = (
 NOTE_EACH = (
     "Per cent, before → after with the 95 % interval over pictures. With several seeds the mean, and the reach of all "
     "their intervals. `misses`: by how many points each bound is missed."
+)
+
+NOTE_AGAINST = (
+    "Against `dual`: what is left of the concept, and of the other scores the points lost from before to after, minus "
+    "the same under `dual`; above 0, `dual` did better. With 95 % intervals over concepts (bootstrap). The runs may "
+    "have other prompts and numbers of seeds."
 )
 
 
@@ -122,7 +128,8 @@ def shared_pools(most: int = 6) -> Iterator[None]:
     fill, kept = session.fill, {}
 
     def remembered(model: Any, pairs: Any, plan: Any, seed: int, **rest: Any) -> Any:
-        how = model_hash(model), rest["shown"], rest["trails"], rest["what"], torch.is_autocast_enabled("cpu")
+        how = model_hash(model), rest["shown"], rest["trails"], rest["what"]
+        how += tuple(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
         key = (tuple(pairs), plan, seed, *how)
         if key not in kept:
             while len(kept) >= most:
@@ -174,10 +181,40 @@ def tables(lines: Sequence[Line]) -> str:
     each = [(*key, str(len(found)), *_cells(found), _said(misses(found))) for key, found in _by(scored, _concept)]
     parts = [NOTE, _markdown((*keys, "concepts", "runs", "met", *names), rows)]
     parts += [NOTE_EACH, _markdown((*keys, "concept", "seeds", *names, "misses"), each)]
+    against = _against_dual(scored)
+    if against:
+        parts += [NOTE_AGAINST, _markdown(("method", "optimizer", "concepts", *names), against)]
     failed = [f"* {' '.join(map(str, identity(x)[:4]))}: {x['error']}" for x in lines if "error" in x]
     if failed:
         parts += ["Failed, to be tried again:", "\n".join(failed)]
     return "\n\n".join(parts) + "\n"
+
+
+def _against_dual(lines: Sequence[Line]) -> list[tuple[str, ...]]:
+    """A row a method and other optimizer, of the concepts that both have, at shipped settings."""
+    from erase.evaluation.statistics import cluster_bootstrap
+
+    found: dict[tuple[str, ...], list[Line]] = {}
+    for line in lines:
+        if not line["set"]:
+            found.setdefault((line["method"], line["optimizer"], line["concept"]), []).append(line)
+    rows = []
+    for method, other in sorted({key[:2] for key in found if key[1] != "dual"}):
+        shared = [c for m, o, c in found if (m, o) == (method, other) and (m, "dual", c) in found]
+        cells = []
+        for name in NAMES if len(shared) > 1 else ():
+            by = [_lost(found[method, other, c], name) - _lost(found[method, "dual", c], name) for c in shared]
+            of = cluster_bootstrap(by, shared)
+            cells.append(f"{of.value:+.1f} [{of.low:+.1f}, {of.high:+.1f}]")
+        if cells:
+            rows.append((method, other, str(len(shared)), *cells))
+    return rows
+
+
+def _lost(lines: Sequence[Line], name: str) -> float:
+    """What is left of the concept; of the other scores the points under before."""
+    after = _mean(lines, name, "after")
+    return after if name == "forget_accuracy" else _mean(lines, name, "before") - after
 
 
 def _group(line: Line) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Trials of methods' settings on development concepts; the world's defaults were chosen among them.
+"""Trials of methods' settings on development concepts; the world's defaults were chosen after them.
 
     python benchmark/tune.py --file docs/results/trials.jsonl --cache runs/cache --jobs 14 --minutes 8
     python benchmark/tune.py --table docs/results/trials.jsonl       # only print what is there

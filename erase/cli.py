@@ -66,6 +66,8 @@ def _dispatch(arguments: list[str]) -> int:
     if unknown:
         known = [o for action in commands[options.command]._actions for o in action.option_strings]
         name = unknown[0].split("=")[0]
+        if "=" in unknown[0] and not name.startswith("-"):
+            raise InputError(f"unknown argument {unknown[0]!r}; each KEY=VALUE needs its own --set")
         hint = _suggest(name, known) or f"; see `erase {options.command} --help`"
         raise InputError(f"unknown argument {unknown[0]!r}{hint}")
     return options.do(options)

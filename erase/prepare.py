@@ -60,7 +60,10 @@ def prepare_concept(config: Config, model: Model) -> Concept:
 def too_long(model: Model, prompts: list[str]) -> list[str]:
     """A warning for each prompt that the model cuts."""
     over = {prompt: model.too_long(prompt) for prompt in prompts}
-    return [f"prompt {p!r} is {n} tokens over the model's limit; the end is cut off" for p, n in over.items() if n]
+    shown = {p: p if len(p) <= 80 else f"{p[:77]}..." for p in over}
+    return [
+        f"prompt {shown[p]!r} is {n} tokens over the model's limit; the end is cut off" for p, n in over.items() if n
+    ]
 
 
 def _resolved(config: Config, concept: Concept, device: torch.device) -> Config:

@@ -58,9 +58,10 @@ def new_folder(root: Path, concept: str, method: str, config: str) -> Path:
 def claim_folder(folder: Path, config: str) -> Path:
     """Make the folder the user named, with its config.yaml; it must not exist yet, or be empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        state = "a finished run" if (folder / DONE).exists() else "another run or other files"
-        go_on = command("run", "--resume", folder)
-        raise InputError(f"output {folder} already holds {state}; name a new folder, or go on with: {go_on}")
+        done, begun = ((folder / name).is_file() for name in (DONE, CONFIG))
+        state = "a finished run" if done else "a run that is not finished" if begun else "other files"
+        go_on = f", or go on with: {command('run', '--resume', folder)}" if begun and not done else ""
+        raise InputError(f"output {folder} already holds {state}; name a new folder{go_on}")
     with _all_or_nothing(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -96,7 +96,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} has {path.stat().st_size:,} bytes, a configuration at most {MAX_BYTES:,}")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"no configuration at {path}{_nearby(path)}") from None
+        hint = "; each KEY=VALUE needs its own --set" if "=" in path.name else _nearby(path)
+        raise InputError(f"no configuration at {path}{hint}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a YAML text in UTF-8") from None
     except (OSError, ValueError) as error:

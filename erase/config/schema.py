@@ -46,8 +46,8 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 # Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates, and many pictures,
-# or it forgets some of the concept's looks only and loses some of the rest. Chosen among docs/results/trials.md, on
-# other concepts than docs/results.md reports.
+# or it forgets some of the concept's looks only and loses some of the rest. Chosen after the trials
+# of docs/results/trials.md (not all of them were tried as they stand), on other concepts than docs/results.md reports.
 _WORLD_ROLE = {"schedule": "cosine", "warmup": 0}
 _WORLD_TRAIN = {"rounds": 200, "batch": 12, "pool": {"forget": 256, "retain": 640}}
 # Guided pictures would teach a method that denoises them to guide twice (docs/methods.md).
@@ -152,7 +152,7 @@ class MethodSection(Section):
         None,
         gt=0,
         le=1,
-        description="salun: share of the weights that a forget step may move. Smaller spares the rest.",
+        description="salun: share of the weights that training may move. Smaller spares the rest.",
     )
     ratio: Real | None = Field(
         None,

@@ -89,7 +89,7 @@ def forget_pairs(model: Model, concept: Concept, count: int, relabel: bool, gene
 
 
 def retain_prompts(model: Model, concept: Concept, count: int, generator: torch.Generator) -> list[str]:
-    """`count` prompts to keep: half name neighbours, the rest anything else, one in sixteen is empty."""
+    """`count` prompts to keep: seven in sixteen name neighbours, half anything, one in sixteen is empty."""
     names = candidates(model, concept)
     near = [n for n in concept.keep if n.lower() != concept.name.lower()] or list(names)
     prompts = []

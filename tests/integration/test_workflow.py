@@ -348,7 +348,9 @@ def test_bad_input_ends_with_2_and_makes_no_folder(case: str, tmp_path: Path, ca
 def test_an_output_with_another_run_is_refused(run: Path, capsys: Any) -> None:
     before = sorted(p.name for p in run.iterdir())
     assert cli.main(["run", "--output", str(run)]) == 2
-    assert "already holds a finished run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "already holds a finished run; name a new folder" in said
+    assert "--resume" not in said  # it would say that there is nothing to do
     assert sorted(p.name for p in run.iterdir()) == before
 
 

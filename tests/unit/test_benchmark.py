@@ -79,6 +79,17 @@ def test_each_bound_is_missed_by_so_many_points(table):
         assert table.misses(runs) == pytest.approx(missed)
 
 
+def test_the_difference_to_dual_is_over_the_concepts_that_both_have(table):
+    lines = [line(table, concept, after=0.1) for concept in ("frog", "pizza", "skull")]
+    for concept, after in (("frog", 0.2), ("pizza", 0.3), ("guitar", 0.9)):
+        lines += [line(table, concept, seed, after, optimizer="shared") for seed in (0, 1)]
+    (row,) = table._against_dual(lines)
+    assert row[:3] == ("esd", "shared", "2")
+    # Forget: 10 and 20 points more left; of the others, which fall from 90 to the same, as many fewer lost.
+    assert [cell.split()[0] for cell in row[3:]] == ["+15.0", "-15.0", "-15.0", "-15.0", "-15.0"]
+    assert table._against_dual([x for x in lines if x["optimizer"] == "shared"]) == []
+
+
 def test_failed_cells_run_again_and_finished_ones_do_not(table, monkeypatch, tmp_path, capsys):
     ran, broken = [], {"pizza"}
 

@@ -94,6 +94,10 @@ def test_resume_takes_the_stored_settings_and_no_others(workflow, capsys, tmp_pa
         ("rnu", "unknown command 'rnu'; did you mean 'run'?"),
         ("run --mthod esd", "unknown argument '--mthod'; did you mean '--method'?"),
         ("run --meth esd", "unknown argument '--meth'"),
+        (
+            "run x.yaml --set seed=1 train.batch=2",
+            "unknown argument 'train.batch=2'; each KEY=VALUE needs its own --set",
+        ),
         ("run --set rounds", "--set needs KEY=VALUE such as train.forget.lr=1e-4, got 'rounds'"),
         ("run --set =3", "--set needs KEY=VALUE"),
         ("run --set train..lr=3", "--set needs KEY=VALUE"),

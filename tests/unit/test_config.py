@@ -153,6 +153,7 @@ def test_a_bad_file_is_one_line(text: str | bytes, said: str, write):
 
 def test_a_file_that_is_not_there_names_the_nearest(tmp_path: Path):
     (tmp_path / "demo.yaml").touch()
+    assert problem(tmp_path / "seed=1").endswith("; each KEY=VALUE needs its own --set")
     assert problem(tmp_path / "dmeo.yaml").endswith(f"did you mean {tmp_path / 'demo.yaml'}?")
     assert problem(tmp_path).startswith(f"cannot read {tmp_path}: ")
 
