@@ -18,7 +18,7 @@ from torch import Tensor
 
 from erase.errors import EraseError, InputError, Interrupted
 from erase.events import OnEvent, Progress, ShouldStop, ignore, never
-from erase.models import Model
+from erase.models import Model, Text, join
 from erase.runtime import stable_seed
 
 
@@ -60,13 +60,13 @@ Visit = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
 
 @torch.no_grad()
 def denoise(
-    model: Model, states: Tensor, empty: Tensor, noise: Tensor, steps: int, guidance: float, visit: Visit | None = None
+    model: Model, text: Text, empty: Text, noise: Tensor, steps: int, guidance: float, visit: Visit | None = None
 ) -> Tensor:
     """Deterministic DDIM with classifier-free guidance; returns the clean latents.
 
     eps = eps(x, "") + guidance (eps(x, c) - eps(x, "")), both branches in one call; guidance 1 needs one branch only.
-    `states` (N, L, D), `empty` (1, L, D), `noise` (N, C, h, w). `visit(i, t, x_t, eps_c, eps_empty)` sees every step
-    (and asks for both branches).
+    `text` are N prompts, `empty` the empty one, `noise` (N, C, h, w). `visit(i, t, x_t, eps_c, eps_empty)` sees every
+    step (and asks for both branches).
     """
     from diffusers import DDIMScheduler
 
@@ -75,10 +75,10 @@ def denoise(
     latents = noise * scheduler.init_noise_sigma
     both = guidance != 1 or visit is not None
     # Empty branch first, as in diffusers' pipelines: so the pictures agree to the bit.
-    context = torch.cat([empty.expand(len(states), -1, -1), states]) if both else states
+    context = join([empty.repeat(len(text)), text]) if both else text
     for i, t in enumerate(scheduler.timesteps):
         doubled = torch.cat([latents, latents]) if both else latents
-        predicted = model.unet(doubled, t, context).sample.float()
+        predicted = model.predict(doubled, t, context)
         if both:
             unconditional, conditional = predicted.chunk(2)
             if visit:

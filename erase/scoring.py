@@ -199,7 +199,7 @@ def content_hash(value: Any) -> str:
 def pictures_key(model: Model, setting: Setting, shots: list[Shot]) -> str:
     """Everything that a picture depends on."""
     here = environment(model.device)
-    parts = {name: getattr(model, name).config for name in ("text_encoder", "unet", "vae", "scheduler")}
+    parts = {name: part.config for name, part in {**model.weighted, "scheduler": model.scheduler}.items()}
     configs = {name: dict(c) if isinstance(c, dict) else c.to_dict() for name, c in parts.items()}
     return content_hash(
         {

@@ -19,7 +19,7 @@ def forget(nets: Nets, batch: Batch, options: Options) -> Tensor:
     unconditional = present(batch.unconditional, "the teacher's unconditional prediction")
     anchored = present(batch.anchored, "the teacher's prediction under the anchor")
     target = anchored - options.guidance * (conditional - unconditional)
-    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), target)
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.text), target)
 
 
 ESD = Method(

@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from erase.models import Text
+
 Shown = Literal["concept", "anchor", "both"]
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""eps(x_t (B, C, h, w), t (B,), states (B, L, D)) -> (B, C, h, w)."""
+Predict = Callable[[Tensor, Tensor, Text], Tensor]
+"""eps(x_t (B, C, h, w), t (B,), B prompts) -> (B, C, h, w)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,13 @@ class Batch:
     """Noisy latents with the prompts that belong to them.
 
     From a trajectory, `conditional` and `unconditional` hold the teacher's predictions, made when it was sampled;
-    from pictures, `target` is what the network was trained to predict: eps, or v. B is the batch, L tokens, D width.
+    from pictures, `target` is what the network was trained to predict: eps, or v. B is the batch.
     """
 
     noisy: Tensor  # (B, C, h, w)
     times: Tensor  # (B,)
-    states: Tensor  # (B, L, D) of the prompt itself
-    anchor: Tensor  # (B, L, D) of the same prompt with the anchor in the concept's place
+    text: Text  # the prompts themselves
+    anchor: Text  # the same prompts with the anchor in the concept's place
     target: Tensor | None = None  # (B, C, h, w)
     conditional: Tensor | None = None
     unconditional: Tensor | None = None
@@ -94,7 +96,7 @@ def present(value: Tensor | None, what: str) -> Tensor:
 
 def denoise(nets: Nets, batch: Batch, options: Options) -> Tensor:
     """MSE(eps_th(x_t, c), eps): the loss that diffusion models are trained with."""
-    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), present(batch.target, "a picture's target"))
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.text), present(batch.target, "a picture's target"))
 
 
 def match_teacher(nets: Nets, batch: Batch, options: Options) -> Tensor:
@@ -104,8 +106,8 @@ def match_teacher(nets: Nets, batch: Batch, options: Options) -> Tensor:
     """
     target = batch.conditional
     if target is None:
-        target = nets.teacher(batch.noisy, batch.times, batch.states)
-    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), target)
+        target = nets.teacher(batch.noisy, batch.times, batch.text)
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.text), target)
 
 
 def match_anchor(nets: Nets, batch: Batch, options: Options) -> Tensor:
@@ -116,4 +118,4 @@ def match_anchor(nets: Nets, batch: Batch, options: Options) -> Tensor:
     """
     with torch.no_grad():
         target = nets.student(batch.noisy, batch.times, batch.anchor)
-    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.states), target)
+    return F.mse_loss(nets.student(batch.noisy, batch.times, batch.text), target)

@@ -15,21 +15,22 @@ import torch
 from torch import Tensor
 
 from erase.errors import InputError
+from erase.models.families import FAMILIES, detect
+from erase.models.text import Text, choose
 from erase.models.weights import check_weights
 from erase.resources import asset
 from erase.runtime import user_path
 
 WORLD = "world"
-# What a Stable Diffusion 1 or 2 folder must name in model_index.json for us to drive it.
-PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler")
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(eq=False)
 class Model:
-    """The parts of a Stable Diffusion pipeline; weights float32, in eval mode, no gradients.
+    """The parts of a pipeline; weights float32, in eval mode, no gradients.
 
-    `source` is the name or path it was loaded from; `world` says that it is the bundled one.
+    `source` is the name or path it was loaded from; `world` says that it is the bundled one. `family` is a key of
+    `FAMILIES`; a second tokenizer and text encoder are there where it names them.
     """
 
     source: str
@@ -38,6 +39,10 @@ class Model:
     unet: Any
     vae: Any
     scheduler: Any
+    family: str = "sd1"
+    tokenizer_2: Any = None
+    text_encoder_2: Any = None
+    blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
 
     @property
     def world(self) -> bool:
@@ -73,10 +78,16 @@ class Model:
             return noisy, noise
         return noisy, kept.sqrt() * noise - (1 - kept).sqrt() * clean
 
-    def ids(self, prompts: list[str]) -> Tensor:
+    @property
+    def weighted(self) -> dict[str, Any]:
+        """The parts with weights, by the names of their folders."""
+        return {name: getattr(self, name) for name in FAMILIES[self.family].parts}
+
+    def ids(self, prompts: list[str], tokenizer: Any = None) -> Tensor:
         """Token ids, padded and cut to the model's length: (N, L)."""
-        length = self.tokenizer.model_max_length
-        batch = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        tokenizer = tokenizer or self.tokenizer
+        length = tokenizer.model_max_length
+        batch = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return batch.input_ids.to(self.device)
 
     def too_long(self, prompt: str) -> int:
@@ -87,9 +98,28 @@ class Model:
         # Not verbose: the library would warn in words of its own that a text is too long.
         return self.tokenizer(text, verbose=False).input_ids
 
-    def encode(self, prompts: list[str]) -> Tensor:
-        """Hidden states that the UNet attends to: (N, L, D)."""
-        return self.text_encoder(self.ids(prompts))[0]
+    def encode(self, prompts: list[str]) -> Text:
+        """What the UNet is told of each prompt."""
+        if self.text_encoder_2 is None:
+            return Text(self.text_encoder(self.ids(prompts))[0])
+        first = self.text_encoder(self.ids(prompts), output_hidden_states=True)
+        second = self.text_encoder_2(self.ids(prompts, self.tokenizer_2), output_hidden_states=True)
+        # SDXL reads both encoders before their last layer (Podell et al. 2023, section 2.1).
+        text = Text(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
+        if not self.blank_is_zero:
+            return text
+        blank = torch.tensor([not prompt for prompt in prompts], device=self.device)
+        return choose(blank, Text(torch.zeros_like(text.states), torch.zeros_like(second.text_embeds)), text)
+
+    def predict(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
+        """The UNet's eps or v, float32 (B, C, h, w), at noisy latents of that shape, times (B,) or one, B prompts."""
+        if text.pooled is None:
+            return self.unet(noisy, times, text.states).sample.float()
+        height, width, _ = self.picture_shape
+        # Original size, corner of the cut, wanted size: a whole picture of the model's own size.
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=text.pooled.dtype, device=noisy.device)
+        added = {"text_embeds": text.pooled, "time_ids": sizes.expand(len(text), -1)}
+        return self.unet(noisy, times, text.states, added_cond_kwargs=added).sample.float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -114,18 +144,15 @@ class Model:
 
     def pipeline(self) -> Any:
         """The same parts as diffusers' pipeline, for saving."""
-        from diffusers import StableDiffusionPipeline
+        import diffusers
 
-        return StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=self.scheduler,
-            safety_checker=None,  # pyright: ignore[reportArgumentType]
-            feature_extractor=None,  # pyright: ignore[reportArgumentType]
-            requires_safety_checker=False,
-        )
+        family = FAMILIES[self.family]
+        parts = {name: getattr(self, name) for name in (*family.parts, *family.tokenizers, "scheduler")}
+        if family.pooled:
+            parts |= {"force_zeros_for_empty_prompt": self.blank_is_zero, "add_watermarker": False}
+        else:
+            parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return getattr(diffusers, family.pipeline)(**parts)
 
 
 def load_model(source: str, device: torch.device | str = "cpu") -> Model:
@@ -135,28 +162,30 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     file that is truncated or of other shapes, a tensor with NaN or infinity.
     """
     folder = asset("world/pipeline") if source == WORLD else user_path(source)
-    index = _check_folder(source, folder)
-    from diffusers import StableDiffusionPipeline
+    index, name = _check_folder(source, folder)
+    family = FAMILIES[name]
+    import diffusers
 
+    extra = {} if family.pooled else {"safety_checker": None}
     try:
         with quiet_libraries():
-            check_weights(folder, index)
-            pipe = StableDiffusionPipeline.from_pretrained(
-                folder, local_files_only=True, safety_checker=None, low_cpu_mem_usage=False, use_safetensors=True
+            check_weights(folder, index, family.parts)
+            pipe = getattr(diffusers, family.pipeline).from_pretrained(
+                folder, local_files_only=True, low_cpu_mem_usage=False, use_safetensors=True, **extra
             )
     except InputError:
         raise
     except Exception as error:  # the libraries raise whatever a damaged file happens to call for
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
-    parts: Any = {part: getattr(pipe, part) for part in PARTS[:-1]}
-    model = Model(source, **parts, scheduler=ddim(pipe.scheduler))
+    parts: Any = {part: getattr(pipe, part) for part in (*family.parts, *family.tokenizers)}
+    blank = family.pooled and bool(pipe.config.get("force_zeros_for_empty_prompt", True))
+    model = Model(source, **parts, scheduler=ddim(pipe.scheduler), family=name, blank_is_zero=blank)
     predicts = model.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")
     _check_sizes(model)
-    for name in ("text_encoder", "unet", "vae"):
-        part = getattr(model, name)
+    for part in model.weighted.values():
         part.to(device).float().eval().requires_grad_(False)
         _check_finite(source, part)
     return model
@@ -175,9 +204,9 @@ def ddim(scheduler: Any) -> Any:
 
 
 def model_hash(model: Model) -> str:
-    """SHA-256 over the weights that pictures depend on: text encoder, UNet, VAE."""
+    """SHA-256 over the weights that pictures depend on: text encoders, UNet, VAE."""
     digest = hashlib.sha256()
-    for part in (model.text_encoder, model.unet, model.vae):
+    for _, part in sorted(model.weighted.items()):
         for name, value in part.state_dict().items():
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -208,31 +237,36 @@ def quiet_libraries() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _check_folder(source: str, folder: Path) -> dict[str, Any]:
-    """model_index.json of a folder that has all parts."""
+def _check_folder(source: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """model_index.json of a folder that has all parts, and its family."""
     index = folder / "model_index.json"
     if not folder.exists():
         raise InputError(f"model {source!r}: no such folder; give 'world' or a folder in diffusers' layout")
     if not index.is_file():
         raise InputError(f"model {source!r}: {folder} has no model_index.json, so it is no diffusers model")
+    parts = _read_json(source, index)
+    unet = folder / "unet" / "config.json"
     try:
-        parts = json.loads(index.read_text())
-        kind = parts["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"model {source!r}: {index} is damaged ({error})") from None
-    if kind != "StableDiffusionPipeline":
-        raise InputError(f"model {source!r} is a {kind}; only StableDiffusionPipeline can be erased from so far")
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+        family, _ = detect(parts, _read_json(source, unet) if unet.is_file() else {})
+    except InputError as error:
+        raise InputError(f"model {source!r}: {error}") from None
+    wanted = (*FAMILIES[family].tokenizers, *FAMILIES[family].parts, "scheduler")
+    missing = [part for part in wanted if not (folder / part).is_dir()]
     if missing:
         raise InputError(f"model {source!r}: missing folders {', '.join(missing)} in {folder}")
     for file in sorted(folder.glob("*/*config.json")):
-        try:
-            held = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"model {source!r}: {file} is damaged ({error})") from None
-        if not isinstance(held, dict):  # the libraries would look for the model on the hub instead
-            raise InputError(f"model {source!r}: {file} holds a {type(held).__name__}, not a configuration")
-    return parts
+        _read_json(source, file)
+    return parts, family
+
+
+def _read_json(source: str, file: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {source!r}: {file} is damaged ({error})") from None
+    if not isinstance(held, dict):  # the libraries would look for the model on the hub instead
+        raise InputError(f"model {source!r}: {file} holds a {type(held).__name__}, not a configuration")
+    return held
 
 
 def _check_sizes(model: Model) -> None:
@@ -241,9 +275,12 @@ def _check_sizes(model: Model) -> None:
     sides = [side, side] if isinstance(side, int) else side
     if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
         raise InputError(f"model {source!r}: sample_size {side!r} in unet/config.json is no size of latents")
-    tokens, places = model.tokenizer.model_max_length, model.text_encoder.config.max_position_embeddings
-    if tokens > places:
-        raise InputError(f"model {source!r}: its tokenizer gives {tokens} tokens, its text encoder takes {places}")
+    family = FAMILIES[model.family]
+    for tokenizer, encoder in zip(family.tokenizers, family.text_encoders, strict=True):
+        tokens = getattr(model, tokenizer).model_max_length
+        places = getattr(model, encoder).config.max_position_embeddings
+        if tokens > places:
+            raise InputError(f"model {source!r}: its {tokenizer} gives {tokens} tokens, its {encoder} takes {places}")
 
 
 def _check_finite(source: str, part: Any) -> None:

@@ -16,25 +16,21 @@ from safetensors import SafetensorError, safe_open
 from erase.errors import InputError
 
 Shape = tuple[int, ...]
-# Each part's class, and the name that its library gives to its weight file.
-KINDS = {
-    "text_encoder": ("CLIPTextModel", "model"),
-    "unet": ("UNet2DConditionModel", "diffusion_pytorch_model"),
-    "vae": ("AutoencoderKL", "diffusion_pytorch_model"),
-}
 # What the libraries rename while they load: an attention's old names, a text model's prefix.
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 # What a text encoder cut out of a whole CLIP, or saved by an old library, has over: nothing a picture depends on.
 OVER = re.compile(r"position_ids$|^(text_projection|logit_scale|vision_model|visual_projection)\b")
+TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 
-def check_weights(folder: Path, index: dict[str, Any]) -> None:
+def check_weights(folder: Path, index: dict[str, Any], parts: dict[str, str]) -> None:
     """Compare the weight files of a diffusers folder with what its parts' configurations build.
 
-    `index` is model_index.json. Raises `InputError` for a part of another class, without safetensors, and for tensors
-    that are missing, of other shapes, or unknown.
+    `index` is model_index.json, `parts` the class of each part. Raises `InputError` for a part of another class,
+    without safetensors, and for tensors that are missing, of other shapes, or unknown.
     """
-    for part, (kind, stem) in KINDS.items():
+    for part, kind in parts.items():
+        stem = "model" if kind in TEXT else "diffusion_pytorch_model"  # as its library names its weight file
         named = index.get(part)
         if not isinstance(named, list) or named[-1:] != [kind]:
             raise InputError(f"{folder / 'model_index.json'}: {part} is {named}; only {kind} can be used so far")
@@ -76,9 +72,9 @@ def _expected(kind: str, folder: Path) -> dict[str, Shape]:
     import transformers
 
     with torch.device("meta"):
-        if kind == "CLIPTextModel":
+        if kind in TEXT:
             config = transformers.CLIPTextConfig.from_pretrained(folder, local_files_only=True)
-            built = transformers.CLIPTextModel(config)
+            built = getattr(transformers, kind)(config)
         else:
             found = getattr(diffusers, kind)
             built = found.from_config(found.load_config(folder, local_files_only=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 from erase.errors import Interrupted
 from erase.events import OnEvent, Progress, ShouldStop
 from erase.methods import Batch, Shown
-from erase.models import Model
+from erase.models import Model, Text, choose, join
 from erase.sampling import Shot, at_once, denoise, first_noise
 from erase.training.prompts import Pair
 
@@ -55,13 +55,13 @@ class Trail:
 class Pool:
     """Everything that one role draws from. P prompts, S steps; kept on the model's device.
 
-    `clean` are the pictures' latents (P, C, h, w); `states`, `anchors` (P, L, D). `trail` is what the way to them left,
-    None where the role draws from pictures alone.
+    `clean` are the pictures' latents (P, C, h, w); `text` and `anchors` their P prompts and twins. `trail` is what the
+    way to them left, None where the role draws from pictures alone.
     """
 
     clean: Tensor
-    states: Tensor
-    anchors: Tensor
+    text: Text
+    anchors: Text
     trail: Trail | None
 
     def from_trajectories(self, size: int, generator: torch.Generator) -> Batch:
@@ -74,7 +74,7 @@ class Pool:
         return Batch(
             noisy=trail.noisy[p, s],
             times=trail.times[s],
-            states=self.states[p],
+            text=self.text[p],
             anchor=self.anchors[p],
             conditional=trail.conditional[p, s],
             unconditional=trail.unconditional[p, s],
@@ -89,7 +89,7 @@ class Pool:
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         noisy, target = model.add_noise(clean, noise, times)
         times = times.to(clean.device)
-        return Batch(noisy=noisy, times=times, states=self.states[p], anchor=self.anchors[p], target=target)
+        return Batch(noisy=noisy, times=times, text=self.text[p], anchor=self.anchors[p], target=target)
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def fill(
 ) -> Pool:
     """Sample one role's pool from the model as it is now (the caller makes sure that it is the frozen one).
 
-    `shown` is whose pictures are drawn: the prompt's, the anchored twin's, or every other one; `states` stay the
+    `shown` is whose pictures are drawn: the prompt's, the anchored twin's, or every other one; `text` stays the
     prompt's. `trails` keeps the states on the way, for methods that draw from them; it needs both guidance branches.
     """
     parts: list[Pool] = []
@@ -117,9 +117,9 @@ def fill(
             raise Interrupted(f"stopped while {what}; nothing was trained yet")
         chosen = pairs[start : start + batch]
         shots = [Shot(p.prompt, f"pool/{what}/{seed}/{start + i}", seed) for i, p in enumerate(chosen)]
-        states, anchors = model.encode([p.prompt for p in chosen]), model.encode([p.anchor for p in chosen])
-        of_anchor = torch.tensor([_of_anchor(shown, start + i) for i in range(len(chosen))], device=states.device)
-        parts.append(_sampled(model, shots, states, anchors, of_anchor, empty, plan, trails))
+        text, anchors = model.encode([p.prompt for p in chosen]), model.encode([p.anchor for p in chosen])
+        of_anchor = torch.tensor([_of_anchor(shown, start + i) for i in range(len(chosen))], device=model.device)
+        parts.append(_sampled(model, shots, text, anchors, of_anchor, empty, plan, trails))
         on_event(Progress(what=what, done=min(start + batch, len(pairs)), total=len(pairs)))
     return _join(parts)
 
@@ -134,16 +134,15 @@ Seen = tuple[Tensor, Tensor, Tensor, Tensor]  # t, x_t, conditional, uncondition
 def _sampled(
     model: Model,
     shots: list[Shot],
-    states: Tensor,
-    anchors: Tensor,
+    text: Text,
+    anchors: Text,
     of_anchor: Tensor,
-    empty: Tensor,
+    empty: Text,
     plan: PoolPlan,
     trails: bool,
 ) -> Pool:
     """One batch; the rows `of_anchor` (P,) follow the anchor."""
-    row = of_anchor[:, None, None]
-    drawn, other = torch.where(row, anchors, states), torch.where(row, states, anchors)
+    drawn, other = choose(of_anchor, anchors, text), choose(of_anchor, text, anchors)
     seen: list[Seen] = []
 
     def visit(i: int, *state: Tensor) -> None:
@@ -151,25 +150,26 @@ def _sampled(
 
     start = first_noise(model, shots)
     clean = denoise(model, drawn, empty, start, plan.steps, plan.guidance, visit if trails else None)
-    return Pool(clean, states, anchors, _trail(model, seen, drawn, other, of_anchor) if trails else None)
+    return Pool(clean, text, anchors, _trail(model, seen, drawn, other, of_anchor) if trails else None)
 
 
-def _trail(model: Model, seen: list[Seen], drawn: Tensor, other: Tensor, of_anchor: Tensor) -> Trail:
+def _trail(model: Model, seen: list[Seen], drawn: Text, other: Text, of_anchor: Tensor) -> Trail:
     """What was seen on the way, completed: sampling predicted under the prompt it drew, not under the other one."""
     noisy, conditional, unconditional = (torch.stack([s[k] for s in seen], 1) for k in (1, 2, 3))
     missing = conditional
-    if not torch.equal(drawn, other):  # retain prompts have no twin
-        missing = torch.stack([model.unet(x, t, other).sample.float() for t, x, _, _ in seen], 1)
+    if not torch.equal(drawn.states, other.states):  # retain prompts have no twin
+        missing = torch.stack([model.predict(x, t, other) for t, x, _, _ in seen], 1)
     row = of_anchor[:, None, None, None, None]
     under_prompt, under_anchor = torch.where(row, missing, conditional), torch.where(row, conditional, missing)
     return Trail(torch.stack([s[0] for s in seen]), noisy, under_prompt, unconditional, under_anchor)
 
 
 def _join(parts: list[Pool]) -> Pool:
-    clean, states, anchors = (torch.cat([getattr(p, k) for p in parts]) for k in ("clean", "states", "anchors"))
+    clean = torch.cat([p.clean for p in parts])
+    text, anchors = join([p.text for p in parts]), join([p.anchors for p in parts])
     trails = [p.trail for p in parts if p.trail is not None]
     if not trails:
-        return Pool(clean, states, anchors, None)
+        return Pool(clean, text, anchors, None)
     kept = ("noisy", "conditional", "unconditional", "anchored")
     trail = Trail(trails[0].times, *(torch.cat([getattr(t, k) for t in trails]) for k in kept))
-    return Pool(clean, states, anchors, trail)
+    return Pool(clean, text, anchors, trail)

@@ -17,7 +17,7 @@ from erase.events import OnEvent, ShouldStop, never
 from erase.methods import METHODS, Batch, Method, Nets, Options
 from erase.methods.masks import fisher_mask, gradient_mask
 from erase.methods.parts import Shown, present
-from erase.models import Model, Trained, select
+from erase.models import Model, Text, Trained, select
 from erase.optim import SharedOptim, Turns
 from erase.optim.turn import Role
 from erase.runtime import stable_seed
@@ -117,14 +117,14 @@ class Session:
             return pool.from_trajectories(size, generator)
         return pool.from_pictures(size, self.model, generator)
 
-    def _student(self, noisy: Tensor, times: Tensor, states: Tensor) -> Tensor:
+    def _student(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
         # A context for each call: autocast caches the cast weights until it ends, and the teacher's must not be reused.
         with self.accelerator.autocast():
-            return self.model.unet(noisy, times, states).sample.float()
+            return self.model.predict(noisy, times, text)
 
-    def _teacher(self, noisy: Tensor, times: Tensor, states: Tensor) -> Tensor:
+    def _teacher(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
         with self.trained.teacher():
-            return self._student(noisy, times, states)
+            return self._student(noisy, times, text)
 
     def _refresh(self, round: int) -> None:
         """Sample the pools that belong to this round, from the original weights, if others are held."""
@@ -189,7 +189,7 @@ class Session:
         def compute() -> Tensor:
             generator = torch.Generator().manual_seed(stable_seed(self.seed, "mask", role, index))
             batch = pool.from_pictures(size, self.model, generator)
-            predicted = self._student(batch.noisy, batch.times, batch.states)
+            predicted = self._student(batch.noisy, batch.times, batch.text)
             return (predicted - present(batch.target, "a picture's target")).square().mean()
 
         return compute

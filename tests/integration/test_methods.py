@@ -15,7 +15,7 @@ from erase.concept import Concept
 from erase.errors import EraseError, InputError
 from erase.events import Step, Warned, ignore, never
 from erase.methods import METHODS, Options
-from erase.models import Model, select
+from erase.models import FAMILIES, Model, select
 from erase.training import Pool, PoolPlan, RolePlan, Session, TrainPlan, train
 from erase.training import session as training_session
 from erase.training.loop import take_turn
@@ -59,13 +59,15 @@ def weights(model: Model) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.unet.state_dict().items()}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
-def test_losses_are_finite_and_only_the_declared_parameters_change(method: str, tiny_model: Model) -> None:
-    before = weights(tiny_model)
-    session = make(tiny_model, method)
+def test_losses_are_finite_and_only_the_declared_parameters_change(method: str, family: str) -> None:
+    model = build_tiny(family)
+    before = weights(model)
+    session = make(model, method)
     steps = run(session, 2)
     assert all(torch.isfinite(torch.tensor([s.loss, s.grad_norm])).all() for s in steps)
-    changed = {k for k, v in weights(tiny_model).items() if not torch.equal(v, before[k])}
+    changed = {k for k, v in weights(model).items() if not torch.equal(v, before[k])}
     assert changed
     assert changed <= set(session.trained.parameters)
 
@@ -171,10 +173,10 @@ def test_the_teacher_leaves_no_trace_even_after_an_error(tiny_model: Model) -> N
 def test_the_teacher_predicts_as_the_model_did_before_training(tiny_model: Model, precision: str) -> None:
     session = make(tiny_model, precision=precision)
     batch = session.draw("retain", 2, torch.Generator().manual_seed(0))
-    first = session.nets.student(batch.noisy, batch.times, batch.states).detach()
+    first = session.nets.student(batch.noisy, batch.times, batch.text).detach()
     run(session, 2)
-    student = session.nets.student(batch.noisy, batch.times, batch.states)
-    assert torch.equal(session.nets.teacher(batch.noisy, batch.times, batch.states), first)
+    student = session.nets.student(batch.noisy, batch.times, batch.text)
+    assert torch.equal(session.nets.teacher(batch.noisy, batch.times, batch.text), first)
     assert not torch.equal(student, first)
 
 
@@ -286,7 +288,7 @@ def test_a_refreshed_pool_comes_from_the_original_weights_and_is_another(tiny_mo
     trail = second.trail
     assert not torch.equal(trail.noisy[:, 0], first.noisy[:, 0])
     with session.trained.teacher():
-        again = tiny_model.unet(trail.noisy[:, 0], trail.times[0], second.states).sample
+        again = tiny_model.predict(trail.noisy[:, 0], trail.times[0], second.text)
     assert torch.allclose(again, trail.conditional[:, 0], atol=1e-6)
 
 
@@ -297,8 +299,8 @@ def test_a_pool_of_both_holds_the_predictions_under_each_prompt(tiny_model: Mode
     with torch.no_grad():
         for row in range(4):
             x, t = trail.noisy[row, 1:2], trail.times[1]
-            for prompts, kept in ((pool.states, trail.conditional), (pool.anchors, trail.anchored)):
-                again = tiny_model.unet(x, t, prompts[row : row + 1]).sample
+            for prompts, kept in ((pool.text, trail.conditional), (pool.anchors, trail.anchored)):
+                again = tiny_model.predict(x, t, prompts[row : row + 1])
                 assert torch.allclose(again, kept[row, 1:2], atol=1e-6)
             guide = trail.anchored if row % 2 else trail.conditional
             eps = trail.unconditional[row, :1] + POOL.guidance * (guide[row, :1] - trail.unconditional[row, :1])
