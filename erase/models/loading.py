@@ -16,6 +16,7 @@ from torch import Tensor
 
 from erase.errors import InputError
 from erase.models.families import FAMILIES, detect
+from erase.models.file_parts import parts_of_file
 from erase.models.text import Text, choose
 from erase.models.weights import check_weights
 from erase.resources import asset
@@ -30,7 +31,7 @@ class Model:
     """The parts of a pipeline; weights float32, in eval mode, no gradients.
 
     `source` is the name or path it was loaded from; `world` says that it is the bundled one. `family` is a key of
-    `FAMILIES`; a second tokenizer and text encoder are there where it names them.
+    `FAMILIES`, `reason` what gave it away; a second tokenizer and text encoder are there where it names them.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Model:
     vae: Any
     scheduler: Any
     family: str = "sd1"
+    reason: str = ""
     tokenizer_2: Any = None
     text_encoder_2: Any = None
     blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
@@ -156,31 +158,22 @@ class Model:
 
 
 def load_model(source: str, device: torch.device | str = "cpu") -> Model:
-    """Load `world`, or a folder in diffusers' layout.
+    """Load `world`, a folder in diffusers' layout, or a checkpoint of one file.
 
     Raises `InputError` for anything that is no such model: no folder, no or a foreign model_index.json, a weight
-    file that is truncated or of other shapes, a tensor with NaN or infinity.
+    file that is truncated or of other shapes, a tensor with NaN or infinity, a pickle with more than weights.
     """
-    folder = asset("world/pipeline") if source == WORLD else user_path(source)
-    index, name = _check_folder(source, folder)
-    family = FAMILIES[name]
-    import diffusers
-
-    extra = {} if family.pooled else {"safety_checker": None}
+    path = asset("world/pipeline") if source == WORLD else user_path(source)
     try:
         with quiet_libraries():
-            check_weights(folder, index, family.parts)
-            pipe = getattr(diffusers, family.pipeline).from_pretrained(
-                folder, local_files_only=True, low_cpu_mem_usage=False, use_safetensors=True, **extra
-            )
-    except InputError:
-        raise
+            name, reason, parts = parts_of_file(path) if path.is_file() else _parts_of_folder(path)
+    except InputError as error:
+        raise InputError(f"model {source!r}: {error}") from None
     except Exception as error:  # the libraries raise whatever a damaged file happens to call for
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
-    parts: Any = {part: getattr(pipe, part) for part in (*family.parts, *family.tokenizers)}
-    blank = family.pooled and bool(pipe.config.get("force_zeros_for_empty_prompt", True))
-    model = Model(source, **parts, scheduler=ddim(pipe.scheduler), family=name, blank_is_zero=blank)
+    scheduler = ddim(parts.pop("scheduler"))
+    model = Model(source, **parts, scheduler=scheduler, family=name, reason=reason)
     predicts = model.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")
@@ -189,6 +182,26 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
         part.to(device).float().eval().requires_grad_(False)
         _check_finite(source, part)
     return model
+
+
+def _parts_of_folder(folder: Path) -> tuple[str, str, dict[str, Any]]:
+    """Family, reason, and the parts that a `Model` takes, of a folder in diffusers' layout."""
+    import diffusers
+
+    index, name, reason = _check_folder(folder)
+    family = FAMILIES[name]
+    check_weights(folder, index, family.parts)
+    pipe = getattr(diffusers, family.pipeline).from_pretrained(
+        folder,
+        local_files_only=True,
+        low_cpu_mem_usage=False,
+        use_safetensors=True,
+        **({} if family.pooled else {"safety_checker": None}),
+    )
+    parts = {part: getattr(pipe, part) for part in (*family.parts, *family.tokenizers, "scheduler")}
+    if family.pooled:
+        parts["blank_is_zero"] = bool(pipe.config.get("force_zeros_for_empty_prompt", True))
+    return name, reason, parts
 
 
 def ddim(scheduler: Any) -> Any:
@@ -237,35 +250,31 @@ def quiet_libraries() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _check_folder(source: str, folder: Path) -> tuple[dict[str, Any], str]:
-    """model_index.json of a folder that has all parts, and its family."""
+def _check_folder(folder: Path) -> tuple[dict[str, Any], str, str]:
+    """model_index.json of a folder that has all parts, its family, and why that."""
     index = folder / "model_index.json"
     if not folder.exists():
-        raise InputError(f"model {source!r}: no such folder; give 'world' or a folder in diffusers' layout")
+        raise InputError("no such folder or file; give 'world', a folder in diffusers' layout, or a checkpoint file")
     if not index.is_file():
-        raise InputError(f"model {source!r}: {folder} has no model_index.json, so it is no diffusers model")
-    parts = _read_json(source, index)
-    unet = folder / "unet" / "config.json"
-    try:
-        family, _ = detect(parts, _read_json(source, unet) if unet.is_file() else {})
-    except InputError as error:
-        raise InputError(f"model {source!r}: {error}") from None
+        raise InputError(f"{folder} has no model_index.json, so it is no diffusers model")
+    parts, unet = _read_json(index), folder / "unet" / "config.json"
+    family, reason = detect(parts, _read_json(unet) if unet.is_file() else {})
     wanted = (*FAMILIES[family].tokenizers, *FAMILIES[family].parts, "scheduler")
     missing = [part for part in wanted if not (folder / part).is_dir()]
     if missing:
-        raise InputError(f"model {source!r}: missing folders {', '.join(missing)} in {folder}")
+        raise InputError(f"missing folders {', '.join(missing)} in {folder}")
     for file in sorted(folder.glob("*/*config.json")):
-        _read_json(source, file)
-    return parts, family
+        _read_json(file)
+    return parts, family, reason
 
 
-def _read_json(source: str, file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"model {source!r}: {file} is damaged ({error})") from None
+        raise InputError(f"{file} is damaged ({error})") from None
     if not isinstance(held, dict):  # the libraries would look for the model on the hub instead
-        raise InputError(f"model {source!r}: {file} holds a {type(held).__name__}, not a configuration")
+        raise InputError(f"{file} holds a {type(held).__name__}, not a configuration")
     return held
 
 

@@ -65,7 +65,7 @@ def build_tiny(family: str = "sd1") -> Model:
     )
     for part in (text, unet, vae):
         part.eval().requires_grad_(False)
-    return Model("tiny", tokenizer, text, unet, vae, noise, family, **second)
+    return Model("tiny", tokenizer, text, unet, vae, noise, family=family, **second)
 
 
 def _text_config(tokenizer: CLIPTokenizer, layers: int, width: int = 32, **more: Any) -> CLIPTextConfig:
