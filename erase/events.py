@@ -11,11 +11,15 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A run begins or resumes at round `first`; `total` counts the coming `Step`s: two a round, one if joint."""
+    """A run begins or resumes at round `first`; `total` counts the coming `Step`s: two a round, one if joint.
+
+    `model` says what the base model was taken for, and why.
+    """
 
     folder: Path
     total: int
     first: int = 0
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,8 @@ class Listener:
     def _show(self, event: Event) -> None:
         match event:
             case Started():
+                if event.model:
+                    self._say(f"model: {event.model}")
                 self._say(f"run folder: {event.folder}" + (f" (from round {event.first} on)" if event.first else ""))
                 self._close()
                 self._training = _bar("training", event.total, unit="step") if event.total else None

@@ -98,7 +98,7 @@ def _train(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dic
     config = job.config
     plan = train_plan(config)
     if (folder / runs.MODEL).is_file():  # all that was left is to judge
-        log(Started(folder=folder, total=0, first=plan.rounds))
+        log(Started(folder=folder, total=0, first=plan.rounds, model=job.model.title))
         runs.read_guards(folder)
         return put_trained(folder, config, job.model)
     of, state = origin(config, job.model), runs.load_checkpoint(folder)
@@ -107,7 +107,7 @@ def _train(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dic
     first = 0 if state is None else state["round"]
     turns = 1 if config.train.optimizer == "joint" else 2
     # Before the pools are sampled, so that a front end knows the folder from the first second on.
-    log(Started(folder=folder, total=turns * (plan.rounds - first), first=first))
+    log(Started(folder=folder, total=turns * (plan.rounds - first), first=first, model=job.model.title))
     session = open_session(job, log, should_stop)
     if state is not None:
         session.load_state_dict(state)

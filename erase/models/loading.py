@@ -52,6 +52,12 @@ class Model:
         return self.source == WORLD
 
     @property
+    def title(self) -> str:
+        """What it was taken for, and why, for the user."""
+        title = FAMILIES[self.family].title
+        return f"the bundled world, laid out as {title}" if self.world else f"{title} ({self.reason})"
+
+    @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device  # diffusers' own property walks through every module
 
@@ -168,7 +174,8 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
         with quiet_libraries():
             name, reason, parts = parts_of_file(path) if path.is_file() else _parts_of_folder(path)
     except InputError as error:
-        raise InputError(f"model {source!r}: {error}") from None
+        named = str(path) in str(error)  # then it says already where to look
+        raise InputError(str(error) if named else f"model {source!r}: {error}") from None
     except Exception as error:  # the libraries raise whatever a damaged file happens to call for
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error

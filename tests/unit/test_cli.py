@@ -376,7 +376,7 @@ def test_a_bar_shows_both_losses_and_tasks_and_notes_appear(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
     with Listener() as listener:
         listener(Progress(what="pool", done=1, total=1))
-        listener(Started(folder=Path("runs/x"), total=2))
+        listener(Started(folder=Path("runs/x"), total=2, model="Stable Diffusion 2 (it says so)"))
         listener(Step(step=0, role="forget", loss=0.25, grad_norm=1, lr=1, seconds=1))
         listener(Step(step=1, role="retain", loss=0.5, grad_norm=1, lr=1, seconds=1))
         listener(Preview(step=1, images=Path("p.png")))
@@ -387,7 +387,15 @@ def test_a_bar_shows_both_losses_and_tasks_and_notes_appear(monkeypatch):
         listener(Scored(scores=[SCORE]))
         listener(Finished(folder=Path("runs/x")))
     text = screen.getvalue()
-    for part in ("run folder: runs/x", "pool: 100%", "warning: prompt too long", "preview: p.png", "judging:", "2/2"):
+    for part in (
+        "model: Stable Diffusion 2 (it says so)\n",
+        "run folder: runs/x",
+        "pool: 100%",
+        "warning: prompt too long",
+        "preview: p.png",
+        "judging:",
+        "2/2",
+    ):
         assert part in text, part
     assert "forget 0.2500, retain 0.5000" in text
     assert "saved report.html" in text and "state.pt" not in text
