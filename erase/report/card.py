@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import yaml
@@ -70,7 +71,7 @@ def card(report: Report, *, grid: str | None, notes: Sequence[str] = ()) -> str:
     lines += [f"# {_inline(name)}, erased", "", _inline(headline(report)), ""]
     lines += [_inline(line) for line in lead(report)] + [""]
     if grid:
-        lines += [f"![Before (upper row) and after (lower row), same prompts and seeds](<{grid}>)", ""]
+        lines += [f"![Before (upper row) and after (lower row), same prompts and seeds]({quote(grid)})", ""]
     lines += ["## Scores", "", *_scores(report)]
     recipe = yaml.safe_dump(without_paths(report.config), sort_keys=False, allow_unicode=True).rstrip()
     fence = "`" * max(3, _longest_ticks(recipe) + 1)
