@@ -31,6 +31,10 @@ SHORT: dict[str, tuple[str, str]] = {
     "output": ("output", "run folder; by default runs/<date>-<concept>-<method>"),
 }
 
+# Formats and precisions of `erase export`; erase/export/ would import torch for them.
+EXPORTS = ("diffusers", "single-file", "lora", "lora-peft", "delta")
+DTYPES = ("fp32", "fp16", "bf16")
+
 
 class _Parser(argparse.ArgumentParser):
     """Raises instead of exiting, so that all errors look alike."""
@@ -115,11 +119,21 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
     made = command(
         "export",
         "write the erased model in a format that other tools load",
-        "erase export runs/2026-11-23-cat-esd --format diffusers --output cat-erased",
+        "erase export runs/2026-11-23-cat-esd --format diffusers --output cat-erased\n"
+        "erase export runs/2026-11-23-cat-esd --format single-file --dtype fp16 --output cat-erased.safetensors\n"
+        "erase export runs/2026-11-23-cat-esd --format lora --rank 32 --output cat-lora.safetensors",
     )
     made.add_argument("run", metavar="RUN", type=user_path, help="a run folder")
-    made.add_argument("--format", choices=["diffusers"], default="diffusers", help="diffusers: a pipeline folder")
-    made.add_argument("--output", metavar="DIR", type=user_path, required=True, help="a new folder")
+    made.add_argument(
+        "--format",
+        choices=EXPORTS,
+        default="diffusers",
+        help="diffusers: a pipeline folder (the default); single-file: the whole model as A1111 and ComfyUI read it; "
+        "lora, lora-peft: the change of the weights as a LoRA, in kohya's or PEFT's form; delta: the trained tensors",
+    )
+    made.add_argument("--output", metavar="PATH", type=user_path, required=True, help="a new folder, or .safetensors")
+    made.add_argument("--dtype", choices=DTYPES, default="fp32", help="precision of the weights (fp32)")
+    made.add_argument("--rank", metavar="N", type=_positive, help="rank of a LoRA; a higher one loses less (16)")
 
 
 def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:

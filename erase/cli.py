@@ -154,8 +154,12 @@ def _eval(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from erase import workflow
+    from erase.terminal import Listener
 
-    print(workflow.export(options.run, options.format, options.output))
+    with Listener() as listener:
+        asked = options.format, options.output, options.dtype, options.rank
+        path = workflow.export(options.run, *asked, on_event=listener)
+    print(path)
     return 0
 
 

@@ -203,12 +203,21 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A file that `save_tensors` wrote: its tensors and what it says they are; a damaged one is an `InputError`."""
+    about = read_about(path)
+    try:
+        return load_file(path), about
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged or missing ({error})") from None
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a file that `save_tensors` wrote says its tensors are; raises as `load_tensors` does."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("erase", "{}"))
-        return load_file(path), about if isinstance(about, dict) else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is damaged or missing ({error})") from None
+    return about if isinstance(about, dict) else {}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:

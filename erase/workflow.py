@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erase import runs
+from erase import __version__, runs
 from erase.config import Config, to_yaml
 from erase.erasing import train_run
 from erase.errors import InputError
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
-from erase.export import FORMATS, save_pipeline
+from erase.export import Erased, plan_export, save
 from erase.methods import METHODS
 from erase.models import PRESETS, WORLD, load_model, select
 from erase.prepare import (
@@ -34,6 +34,7 @@ from erase.prepare import (
     train_plan,
 )
 from erase.report.card import write_card
+from erase.report.html import without_paths
 from erase.reporting import report_run
 from erase.runtime import command, output_folder, pick_device, user_path, write_png
 from erase.sampling import Shot, sample
@@ -172,14 +173,27 @@ def generate(
     return paths
 
 
-def export(folder: Path, format: str, output: Path) -> Path:
-    """Write a finished run's model in `format` to `output`, with a model card."""
-    if format not in FORMATS:
-        raise InputError(f"format {format!r} is unknown; use {', '.join(FORMATS)}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output {output} exists and is not empty; name a new folder")
-    model, _ = load_run(folder, stored_config(folder, finished=True), torch.device("cpu"))
-    return save_pipeline(model, output, partial(write_card, folder))
+def export(
+    folder: Path,
+    format: str,
+    output: Path,
+    dtype: str = "fp32",
+    rank: int | None = None,
+    on_event: OnEvent = ignore,
+) -> Path:
+    """Write a finished run's model in `format` to `output`, with a model card.
+
+    `dtype` is fp32, fp16 or bf16; `rank`, 16 if None, is that of a LoRA. What a LoRA cannot hold is warned of.
+    """
+    plan = plan_export(format, output, dtype, rank)
+    config = stored_config(folder, finished=True)
+    model, arms = load_run(folder, config, torch.device("cpu"))
+    about = runs.read_about(folder / runs.MODEL)
+    recipe = {"version": __version__, **about, "config": without_paths(config.model_dump())}
+    erased = Erased(model, arms["before"], arms["after"], config.concept.name, recipe)
+    for text in save(plan, erased, partial(write_card, folder)):
+        on_event(Warned(text=text))
+    return output
 
 
 def listing(kind: str) -> list[tuple[str, str]]:

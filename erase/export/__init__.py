@@ -1,7 +1,98 @@
 """Write an erased model in the formats that other tools load."""
 
-from erase.export.diffusers import save_pipeline
+from __future__ import annotations
 
-FORMATS = {"diffusers": "a pipeline folder that `StableDiffusionPipeline.from_pretrained` loads"}
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
-__all__ = ["FORMATS", "save_pipeline"]
+import torch
+
+from erase.errors import InputError
+from erase.export.about import Erased
+from erase.export.diffusers import write_pipeline
+from erase.export.lora import write_lora
+from erase.export.single_file import write_delta, write_single_file
+from erase.export.writing import DTYPES, staged
+
+RANK = 16
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """`write(erased, place, dtype)` puts it at `place`, an empty folder or a new file, and returns what it lacks."""
+
+    summary: str
+    write: Callable[..., list[str]]
+    folder: bool = False
+    ranked: bool = False
+
+
+FORMATS = {
+    "diffusers": Format("a folder that StableDiffusionPipeline.from_pretrained loads", write_pipeline, folder=True),
+    "single-file": Format("one file with the whole model, for A1111 and ComfyUI", write_single_file),
+    "lora": Format("a LoRA in kohya's form", partial(write_lora, kohya=True), ranked=True),
+    "lora-peft": Format("a LoRA in PEFT's form", partial(write_lora, kohya=False), ranked=True),
+    "delta": Format("the trained tensors alone", write_delta),
+}
+
+
+class AddCard(Protocol):
+    """Puts a model card and its picture, of these names, into a folder."""
+
+    def __call__(self, folder: Path, name: str, grid: str, notes: list[str], /) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An export that can begin."""
+
+    format: Format
+    output: Path
+    dtype: torch.dtype
+    rank: int
+
+
+def plan_export(format: str, output: Path, dtype: str = "fp32", rank: int | None = None) -> Plan:
+    """Check what was asked for. Raises `InputError`, as for an output that is there already; writes nothing."""
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is unknown; use {', '.join(FORMATS)}")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
+    found = FORMATS[format]
+    if rank is not None and not found.ranked:
+        raise InputError(f"format {format} has no rank, got {rank}; only {_ranked()} have one")
+    if rank is not None and rank < 1:
+        raise InputError(f"rank {rank} is too small; use 1 or more")
+    if found.folder and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"output {output} exists and is not empty; name a new folder")
+    if not found.folder and output.suffix != SUFFIX:
+        raise InputError(f"output {output} is a file for format {format}: name it with {SUFFIX} at the end")
+    for path in () if found.folder else (output, output.with_suffix(".md"), output.with_suffix(".png")):
+        if os.path.lexists(path):
+            raise InputError(f"output {path} exists; name a new file")
+    return Plan(found, output, DTYPES[dtype], RANK if rank is None else rank)
+
+
+def _ranked() -> str:
+    return " and ".join(name for name, found in FORMATS.items() if found.ranked)
+
+
+def save(plan: Plan, erased: Erased, add_card: AddCard) -> list[str]:
+    """Write the model and its card, all or nothing; return what the format could not hold, in words."""
+    options = {"rank": plan.rank} if plan.format.ranked else {}
+    with staged(plan.output, folder=plan.format.folder) as scratch:
+        place = scratch if plan.format.folder else scratch / plan.output.name
+        notes = plan.format.write(erased, place, plan.dtype, **options)
+        if plan.format.folder:
+            add_card(scratch, "README.md", "before_after.png", notes)
+        else:
+            add_card(scratch, f"{plan.output.stem}.md", f"{plan.output.stem}.png", notes)
+    return notes
+
+
+__all__ = ["FORMATS", "Erased", "plan_export", "save"]

@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
 
-from erase.errors import InputError
-from erase.models import Model, quiet_libraries
-from erase.runtime import umask
+from erase.export.about import Erased
+from erase.export.writing import check_range
+from erase.models import quiet_libraries
 
 
-def save_pipeline(model: Model, output: Path, add_card: Callable[[Path], object]) -> Path:
-    """Save the model's parts to `output` in float32, with what `add_card(folder)` puts beside them; all or nothing.
+def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype) -> list[str]:
+    """Write the model's parts into `folder` at `dtype`, in which it leaves them.
 
-    float32 is what the run computed its pictures with, so the folder's pictures equal them. Raises `InputError` when
-    the folder cannot be written, as where one is with something in it.
+    float32 is what the run computed its pictures with, so that folder's pictures equal them.
     """
-    made = [place for place in output.absolute().parents if not place.exists()]
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        _remove_empty(made)
-        raise InputError(f"cannot write {output}: {error.strerror or error}") from None
-    try:
-        with quiet_libraries():
-            model.pipeline().save_pretrained(scratch, safe_serialization=True)
-        _drop_paths(scratch)
-        add_card(scratch)
-        scratch.chmod(0o777 & ~umask())
-        if output.exists():
-            output.rmdir()
-        scratch.replace(output)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {output}: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        _remove_empty(made)  # after a failure; a folder with something in it stays
-    return output
-
-
-def _remove_empty(places: list[Path]) -> None:
-    for place in places:
-        with suppress(OSError):
-            place.rmdir()
+    model = erased.model
+    for part in (model.text_encoder, model.unet, model.vae):
+        check_range(part.to(dtype).state_dict(), dtype)
+    with quiet_libraries():
+        model.pipeline().save_pretrained(folder, safe_serialization=True)
+    _drop_paths(folder)
+    return []
 
 
 def _drop_paths(folder: Path) -> None:

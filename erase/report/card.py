@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import yaml
@@ -30,12 +31,17 @@ GRID = "before_after.png"
 TILE, GAP, SHOWN = 160, 8, 6
 
 
-def write_card(folder: Path, output: Path) -> Path:
-    """Write `output`/README.md, and the before/after grid beside it where pictures remain; returns the card's path."""
+def write_card(
+    folder: Path, output: Path, name: str = "README.md", grid: str = GRID, notes: Sequence[str] = ()
+) -> Path:
+    """Write the card of a run as `output`/`name`, and the before/after grid beside it where pictures remain.
+
+    `notes` are limits of the model it lies beside. Returns the card's path.
+    """
     report = read_report(folder / runs.REPORT) if (folder / runs.REPORT).exists() else _unreported(folder)
-    has_grid = write_grid(folder, report.images, output / GRID)
-    path = output / "README.md"
-    write_text(path, card(report, grid=has_grid))
+    has_grid = write_grid(folder, report.images, output / grid)
+    path = output / name
+    write_text(path, card(report, grid=grid if has_grid else None, notes=notes))
     return path
 
 
@@ -50,8 +56,8 @@ def _unreported(folder: Path) -> Report:
     return build_report(run_id=folder.name, environment={}, config=config, guards={}, scores=[])
 
 
-def card(report: Report, *, grid: bool) -> str:
-    """The card's Markdown: front matter, result, pictures, scores, recipe, limits."""
+def card(report: Report, *, grid: str | None, notes: Sequence[str] = ()) -> str:
+    """The card's Markdown: front matter, result, pictures (the file `grid`), scores, recipe, limits, `notes` first."""
     name, model = concept_name(report), nested(report.config, "model")
     front = {
         "library_name": "diffusers",
@@ -65,12 +71,12 @@ def card(report: Report, *, grid: bool) -> str:
     lines += [f"# {_inline(name)}, erased", "", _inline(headline(report)), ""]
     lines += [_inline(line) for line in lead(report)] + [""]
     if grid:
-        lines += [f"![Before (upper row) and after (lower row), same prompts and seeds]({GRID})", ""]
+        lines += [f"![Before (upper row) and after (lower row), same prompts and seeds]({quote(grid)})", ""]
     lines += ["## Scores", "", *_scores(report)]
     recipe = yaml.safe_dump(without_paths(report.config), sort_keys=False, allow_unicode=True).rstrip()
     fence = "`" * max(3, _longest_ticks(recipe) + 1)
     lines += ["", "## Recipe", "", f"{fence}yaml", recipe, fence, "", "## Limits", ""]
-    lines += [f"- {_inline(line)}" for line in limits(report)]
+    lines += [f"- {_inline(line)}" for line in (*notes, *limits(report))]
     lines += ["- Erasure lowers the odds of a concept; it is no guarantee of safety.", ""]
     return "\n".join(lines)
 

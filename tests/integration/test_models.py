@@ -19,7 +19,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 
 from erase.errors import EraseError, InputError
-from erase.export import save_pipeline
+from erase.export import Erased, plan_export, save
 from erase.models import Model, load_model, model_hash
 from erase.sampling import Shot, first_noise, sample
 from tests.integration.conftest import build_tiny
@@ -39,6 +39,11 @@ def draw(pipe: StableDiffusionPipeline, model: Model, shot: Shot) -> np.ndarray:
     return (pipe(shot.prompt, latents=first_noise(model, [shot]), **options).images[0] * 255).round().astype(np.uint8)
 
 
+def save_folder(model: Model, output: Path) -> None:
+    """Export a model as a diffusers folder, without a card."""
+    save(plan_export("diffusers", output), Erased(model, {}, {}, "cat", {}), lambda *_: None)
+
+
 @pytest.mark.parametrize("scheduler", [PNDMScheduler, DDPMScheduler])
 def test_an_export_draws_as_the_run_did_whatever_sampler_the_model_came_with(
     scheduler: type, folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
@@ -47,7 +52,7 @@ def test_an_export_draws_as_the_run_did_whatever_sampler_the_model_came_with(
     model = load_model(str(folder))
     assert [str(w.message)[:80] for w in recwarn if issubclass(w.category, FutureWarning)] == []
     ours = sample(model, SHOTS, steps=4, guidance=3.0, batch=1)
-    save_pipeline(model, tmp_path / "out", lambda scratch: scratch)
+    save_folder(model, tmp_path / "out")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
     for shot, picture in zip(SHOTS, ours, strict=True):
         assert np.array_equal(draw(pipe, model, shot), picture)
@@ -69,7 +74,7 @@ def test_a_scheduler_without_a_noise_schedule_is_refused(folder: Path) -> None:
 
 
 def test_an_export_does_not_tell_where_the_base_lay(folder: Path, tmp_path: Path) -> None:
-    save_pipeline(load_model(str(folder)), tmp_path / "out", lambda scratch: scratch)
+    save_folder(load_model(str(folder)), tmp_path / "out")
     files = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
     assert [p.name for p in files if str(folder).encode() in p.read_bytes()] == []
 

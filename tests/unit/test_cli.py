@@ -113,6 +113,8 @@ def test_resume_takes_the_stored_settings_and_no_others(workflow, capsys, tmp_pa
         ("generate world --prompt x --guidance nan", "'nan' is not between 0 and 30"),
         ("export run", "the following arguments are required: --output"),
         ("export run --format onnx --output x", "invalid choice: 'onnx'"),
+        ("export run --dtype fp8 --output x", "invalid choice: 'fp8'"),
+        ("export run --format lora --rank 0 --output x", "'0' is not between 1 and 1000"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2_and_nothing_runs(line, said, workflow, capsys):
@@ -189,8 +191,11 @@ def test_eval_export_generate_and_list_hand_over_and_print(workflow, capsys):
     assert main(["eval", "runs/x"]) == 0
     assert "forget_accuracy          0.010 [0.000, 0.040] n=200  lower is better" in capsys.readouterr().out
     assert main(["export", "runs/x", "--format", "diffusers", "--output", "out"]) == 0
-    assert workflow.calls[-1][:2] == ("export", (Path("runs/x"), "diffusers", Path("out")))
+    assert workflow.calls[-1][:2] == ("export", (Path("runs/x"), "diffusers", Path("out"), "fp32", None))
     assert capsys.readouterr().out.endswith("out\n")
+    assert main(["export", "r", "--format", "lora", "--dtype", "fp16", "--rank", "8", "--output", "a.safetensors"]) == 0
+    assert workflow.calls[-1][1] == (Path("r"), "lora", Path("a.safetensors"), "fp16", 8)
+    capsys.readouterr()
     line = ["generate", "world", "--prompt", "a cat", "--prompt", "a dog", "--seed", "3", "--seed", "4", "--steps", "9"]
     assert main(line) == 0
     _, (source,), given = workflow.calls[-1]

@@ -1,0 +1,61 @@
+"""What is exported, and what an exported file says of itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from torch import Tensor
+
+from erase.models import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """An erased model: the tensors that were trained, by their names in the UNet, before and after.
+
+    `model` has the latter in place. `recipe` is what was done, for the file's metadata: JSON, and no folder of this
+    machine in it.
+    """
+
+    model: Model
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    concept: str
+    recipe: dict[str, Any]
+
+
+def metadata(erased: Erased, implementation: str, kind: str = "", **more: Any) -> dict[str, str]:
+    """The entries of Stability AI's ModelSpec 1.0.1, and one named `erase`: the recipe and `more`, as JSON.
+
+    `implementation` says whose names the tensors have; `kind` follows the architecture, as "/lora" does.
+    """
+    height, width, _ = erased.model.picture_shape
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture(erased.model) + kind,
+        "modelspec.implementation": implementation,
+        "modelspec.title": f"{erased.concept}, erased",
+        "modelspec.resolution": f"{width}x{height}",
+        "modelspec.prediction_type": "v" if _predicts_v(erased.model) else "epsilon",
+        "modelspec.date": date.today().isoformat(),
+        "erase": json.dumps({**erased.recipe, **more}),
+    }
+
+
+def architecture(model: Model) -> str:
+    """ModelSpec's name for the layout that the model has; nobody listed the bundled world, which has SD 1's."""
+    if not is_second(model):
+        return "stable-diffusion-v1"
+    return "stable-diffusion-v2-768-v" if _predicts_v(model) else "stable-diffusion-v2-512"
+
+
+def is_second(model: Model) -> bool:
+    """Whether this is a Stable Diffusion 2: its text encoder is OpenCLIP's, which has the exact GELU."""
+    return model.text_encoder.config.hidden_act == "gelu"
+
+
+def _predicts_v(model: Model) -> bool:
+    return model.scheduler.config.prediction_type == "v_prediction"
