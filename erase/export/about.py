@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from erase.models import Model
+from erase.models import FAMILIES, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,9 @@ def metadata(erased: Erased, implementation: str, kind: str = "", **more: Any) -
 
 def architecture(model: Model) -> str:
     """ModelSpec's name for the layout that the model has; nobody listed the bundled world, which has SD 1's."""
-    if not is_second(model):
-        return "stable-diffusion-v1"
-    return "stable-diffusion-v2-768-v" if _predicts_v(model) else "stable-diffusion-v2-512"
-
-
-def is_second(model: Model) -> bool:
-    """Whether this is a Stable Diffusion 2: its text encoder is OpenCLIP's, which has the exact GELU."""
-    return model.text_encoder.config.hidden_act == "gelu"
+    if model.family == "sd2" and not _predicts_v(model):
+        return "stable-diffusion-v2-512"
+    return FAMILIES[model.family].architecture
 
 
 def _predicts_v(model: Model) -> bool:

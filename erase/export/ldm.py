@@ -19,12 +19,11 @@ from diffusers.loaders import single_file_utils as loader
 from torch import Tensor
 
 from erase.errors import InputError
-from erase.export.about import is_second
-from erase.models import Model
+from erase.models import FAMILIES, TEXT_PREFIXES, Model
 
 Tensors = dict[str, Tensor]
-UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
-OPENCLIP = "cond_stage_model.model."
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+PROJECTION = "text_projection"  # the one that lies the other way round
 RESNET = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3", "skip_connection")
 VAE_RESNET = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut")
 VAE_ATTENTION = ("norm", "q", "k", "v", "proj_out")
@@ -51,7 +50,9 @@ def to_ldm(model: Model) -> Tensors:
     Raises `InputError` for a model with a tensor that the layout has no place for.
     """
     held: Tensors = {}
-    for part in (_unet(model.unet), _vae(model.vae), _text_encoder(model)):
+    encoders = zip(FAMILIES[model.family].text_encoders, TEXT_PREFIXES[model.family], strict=True)
+    texts = [_text_encoder(getattr(model, name), prefix) for name, prefix in encoders]
+    for part in (_unet(model.unet), _vae(model.vae), *texts):
         held |= _in_ldm(part)
     return held
 
@@ -65,7 +66,8 @@ def _in_ldm(part: Part) -> Tensors:
         )
         # LDM's VAE attends with 1 x 1 convolutions, diffusers with linear layers.
         pointwise = ".attn_1." in name and name.startswith(VAE) and value.ndim == 2
-        made[name] = value[:, :, None, None] if pointwise else value
+        value = value[:, :, None, None] if pointwise else value
+        made[name] = value.T.contiguous() if name.endswith(PROJECTION) else value
     back = part.convert(dict(made))
     lost = sorted(n for n, value in part.tensors.items() if n not in back or not torch.equal(back[n], value))
     if lost:
@@ -79,6 +81,7 @@ def _in_ldm(part: Part) -> Tensors:
 def places(part: Part) -> dict[str, list[str]]:
     """For every LDM name that the part uses, the names of its tensors that lie there, one below the other."""
     tags = {name: torch.arange(3 * n, 3 * n + 3)[:, None] for n, name in enumerate(part.names)}
+    tags |= {name: tag.T for name, tag in tags.items() if name.endswith(PROJECTION)}
     found: dict[str, dict[int, str]] = {}
     for name, tag in (part.convert_tags or part.convert)(tags).items():
         if name in part.tensors:
@@ -128,16 +131,17 @@ def _vae(vae: Any) -> Part:
     return Part("VAE", vae.state_dict(), [VAE + name for name in names], convert)
 
 
-def _text_encoder(model: Model) -> Part:
-    """CLIP's under its own names in Stable Diffusion 1, OpenCLIP's in 2."""
-    encoder = model.text_encoder
+def _text_encoder(encoder: Any, prefix: str) -> Part:
+    """CLIP's under its own names, or OpenCLIP's, as the place in the file wants it."""
     # transformers 5.6 and later leave out the prefix, which files have.
-    tensors = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in encoder.state_dict().items()}
-    if not is_second(model):
-        names = [CLIP + name for name in tensors]
+    state = {name.removeprefix("text_model."): value for name, value in encoder.state_dict().items()}
+    tensors = {name if name.startswith(PROJECTION) else f"text_model.{name}": value for name, value in state.items()}
+    if prefix.endswith("transformer."):
+        names = [prefix + name for name in tensors]
         return Part("text encoder", tensors, names, loader.convert_ldm_clip_checkpoint)
+    projects = any(name.startswith(PROJECTION) for name in tensors)
     layers = loader.DIFFUSERS_TO_LDM_MAPPING["openclip"]["layers"].values()
-    names = [name for name in layers if name != "text_projection"]  # no picture depends on it
+    names = [name for name in layers if projects or name != PROJECTION]
     for i in range(encoder.config.num_hidden_layers):
         layer = f"transformer.resblocks.{i}."
         names += _with_bias(layer + tail for tail in OPENCLIP_LAYER)
@@ -145,12 +149,12 @@ def _text_encoder(model: Model) -> Part:
 
     def convert(held: Tensors, size: int) -> Tensors:
         stand_in = SimpleNamespace(config=SimpleNamespace(hidden_size=size))  # where in_proj is cut in three
-        return loader.convert_open_clip_checkpoint(stand_in, held, prefix=OPENCLIP)
+        return loader.convert_open_clip_checkpoint(stand_in, held, prefix=prefix)
 
     return Part(
         "text encoder",
         tensors,
-        [OPENCLIP + name for name in names],
+        [prefix + name for name in names],
         partial(convert, size=encoder.config.hidden_size),
         partial(convert, size=1),
     )

@@ -10,7 +10,7 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from torch import Tensor
 
 from erase.errors import InputError
-from erase.export.about import Erased, is_second, metadata
+from erase.export.about import Erased, metadata
 from erase.export.writing import write_tensors
 
 
@@ -37,7 +37,7 @@ def write_lora(erased: Erased, path: Path, dtype: torch.dtype, *, rank: int, koh
     if kohya:
         tensors = convert_state_dict_to_kohya(tensors)
         # A1111 sorts LoRAs by the first of these, and hides those of the other version.
-        about |= {"ss_v2": str(is_second(erased.model)), "ss_network_module": "networks.lora"}
+        about |= {"ss_v2": str(erased.model.family == "sd2"), "ss_network_module": "networks.lora"}
         about |= {"ss_network_dim": str(found.rank), "ss_network_alpha": str(found.rank)}
     write_tensors(path, tensors, dtype, about)
     return _lacks(found)

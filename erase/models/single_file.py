@@ -22,7 +22,7 @@ Tensors = dict[str, Tensor]
 Config = dict[str, Any]
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 # Where a text encoder lies, by family, in the order of the family's text encoders: CLIP's own layout, or OpenCLIP's.
-TEXT = {
+TEXT_PREFIXES = {
     "sd1": ("cond_stage_model.transformer.",),
     "sd2": ("cond_stage_model.model.",),
     "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
@@ -73,8 +73,8 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 def detect_file(tensors: Tensors) -> tuple[str, str]:
     """The family of a single file and what gave it away. Raises `InputError` that says what the file is instead."""
-    marks = {"sd1": TEXT["sd1"][0] + CLIP_WORDS, "sd2": TEXT["sd2"][0] + OPENCLIP_WORDS}
-    marks["sdxl"] = TEXT["sdxl"][1] + OPENCLIP_WORDS
+    marks = {"sd1": TEXT_PREFIXES["sd1"][0] + CLIP_WORDS, "sd2": TEXT_PREFIXES["sd2"][0] + OPENCLIP_WORDS}
+    marks["sdxl"] = TEXT_PREFIXES["sdxl"][1] + OPENCLIP_WORDS
     found = next((name for name, mark in marks.items() if mark in tensors), None)
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")
     if found is None or first is None:
@@ -162,14 +162,14 @@ def text_config(tensors: Tensors, prefix: str, first_word: int, last_word: int) 
         "hidden_size": width,
         "max_position_embeddings": get.shape(place, 2)[0],
         # Stable Diffusion 2 reads its text before the last of 24 layers, and diffusers leaves that one out.
-        "num_hidden_layers": 23 if prefix == TEXT["sd2"][0] and layers == 24 else layers,
+        "num_hidden_layers": 23 if prefix == TEXT_PREFIXES["sd2"][0] and layers == 24 else layers,
         "intermediate_size": get.shape(f"{layer}.0.mlp.{'fc1' if own else 'c_fc'}.weight", 2)[0],
         "num_attention_heads": max(1, width // 64),
         "hidden_act": "quick_gelu" if own else "gelu",
         "bos_token_id": first_word,
         "eos_token_id": last_word,
     }
-    if prefix == TEXT["sdxl"][1]:
+    if prefix == TEXT_PREFIXES["sdxl"][1]:
         config["projection_dim"] = get.shape("text_projection", 2)[1]
     return config
 

@@ -10,14 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
 from erase import runs, workflow
 from erase.config import load_config
@@ -26,7 +27,7 @@ from erase.evaluation.rows import read_rows
 from erase.events import Event, Warned
 from erase.export import Erased, plan_export, save
 from erase.export.ldm import _unet, _vae, places, to_ldm
-from erase.models import Model, load_model, model_hash
+from erase.models import FAMILIES, Model, load_model, model_hash
 from erase.prepare import load_run, stored_config
 from erase.resources import asset
 from erase.sampling import Shot, first_noise
@@ -35,7 +36,7 @@ from tests.integration.test_workflow import SHORT, short
 
 # Linear, 1 x 1 and 3 x 3 weights, and no biases, so that a LoRA can carry the run whole. Of at most rank 128.
 WEIGHTS = r"(\.attn2\.to_[kv]|\.proj_in|\.conv1|\.conv_shortcut)\.weight$"
-PARTS = ("unet", "vae", "text_encoder")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def erased(run: Path) -> Model:
 
 
 def tensors_of(model: Any) -> dict[str, torch.Tensor]:
-    return {f"{part}.{name}": v for part in PARTS for name, v in getattr(model, part).state_dict().items()}
+    parts = [part for part in PARTS if getattr(model, part, None) is not None]
+    return {f"{part}.{name}": v for part in parts for name, v in getattr(model, part).state_dict().items()}
 
 
 def about(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -65,9 +67,11 @@ def weightless(folder: Path, copy: Path) -> Path:
     return Path(shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.safetensors*")))
 
 
-def from_file(path: Path, config: Path) -> Any:
-    options = {"config": str(config), "local_files_only": True, "safety_checker": None, "feature_extractor": None}
-    return StableDiffusionPipeline.from_single_file(str(path), torch_dtype=torch.float32, **options)
+def from_file(path: Path, config: Path, pipeline: str = "StableDiffusionPipeline") -> Any:
+    options: dict[str, Any] = {"config": str(config), "local_files_only": True}
+    if pipeline == "StableDiffusionPipeline":
+        options |= {"safety_checker": None, "feature_extractor": None}
+    return getattr(diffusers, pipeline).from_single_file(str(path), torch_dtype=torch.float32, **options)
 
 
 def assert_draws_the_after_pictures(pipe: Any, run: Path, model: Model) -> None:
@@ -115,35 +119,36 @@ def test_a_single_file_says_what_it_is(run: Path, tmp_path: Path) -> None:
     assert {v.dtype for v in load_file(tmp_path / "x.safetensors").values()} == {torch.float16}
 
 
-def second() -> Model:
-    """A tiny model in Stable Diffusion 2's layout: OpenCLIP's text encoder, linear projections."""
-    model = build_tiny()
-    old = model.text_encoder.config
-    kept = {key: getattr(old, key) for key in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
-    kept |= {"max_position_embeddings": 32, "bos_token_id": old.bos_token_id, "eos_token_id": old.eos_token_id}
-    model.text_encoder = CLIPTextModel(CLIPTextConfig(**kept, num_hidden_layers=2, hidden_act="gelu"))
-    model.unet = UNet2DConditionModel.from_config({**model.unet.config, "use_linear_projection": True})
-    for part in (model.text_encoder, model.unet):
-        part.eval().requires_grad_(False)
-    return model
+ARCHITECTURES = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-768-v",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
 
 
-@pytest.mark.parametrize("build", [build_tiny, second])
-def test_models_of_both_layouts_come_back_to_the_bit(build: Any, tmp_path: Path) -> None:
-    model = build()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_of_every_layout_come_back_to_the_bit(family: str, tmp_path: Path) -> None:
+    model = build_tiny(family)
     save(plan_export("single-file", tmp_path / "x.safetensors"), Erased(model, {}, {}, "cat", {}), lambda *_: None)
     model.pipeline().save_pretrained(tmp_path / "folder")
-    pipe = from_file(tmp_path / "x.safetensors", weightless(tmp_path / "folder", tmp_path / "config"))
+    config = weightless(tmp_path / "folder", tmp_path / "config")
+    pipe = from_file(tmp_path / "x.safetensors", config, FAMILIES[family].pipeline)
     wanted, found = tensors_of(model), tensors_of(pipe)
     assert wanted.keys() == found.keys()
     assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
-    fused = "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight"
-    assert (fused in load_file(tmp_path / "x.safetensors")) == (build is second)
+    names = set(load_file(tmp_path / "x.safetensors"))
+    for kind, prefix in (("sd2", "cond_stage_model.model."), ("sdxl", "conditioner.embedders.1.model.")):
+        assert (f"{prefix}transformer.resblocks.1.attn.in_proj_weight" in names) == (kind == family)
     entries, _ = about(tmp_path / "x.safetensors")
-    assert entries["modelspec.architecture"] == (
-        "stable-diffusion-v2-512" if build is second else "stable-diffusion-v1"
-    )
-    assert entries["modelspec.prediction_type"] == "epsilon"
+    assert entries["modelspec.architecture"] == ARCHITECTURES[family]
+    assert entries["modelspec.prediction_type"] == ("v" if family == "sd2" else "epsilon")
+
+
+def test_a_second_one_that_predicts_the_noise_says_so(tmp_path: Path) -> None:
+    model = build_tiny("sd2")
+    model.scheduler.register_to_config(prediction_type="epsilon")
+    save(plan_export("single-file", tmp_path / "x.safetensors"), Erased(model, {}, {}, "cat", {}), lambda *_: None)
+    assert about(tmp_path / "x.safetensors")[0]["modelspec.architecture"] == "stable-diffusion-v2-512"
 
 
 # As Stable Diffusion 1.5's file names them; one of every kind.
@@ -195,7 +200,7 @@ def test_a_model_that_the_layout_has_no_place_for_is_refused() -> None:
         InputError, match=r"the UNet has 1 of \d+ tensors that a single file .* first extra; use another"
     ):
         to_ldm(model)
-    model = second()
+    model = build_tiny("sd2")
     config = model.text_encoder.config
     config.num_hidden_layers = 24  # diffusers passes over the last: Stable Diffusion 2 leaves it out
     model.text_encoder = CLIPTextModel(config)

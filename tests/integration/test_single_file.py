@@ -1,0 +1,193 @@
+"""Checkpoints of one file: what they are taken for, whether they draw the same, and what is refused.
+
+Tiny untrained models with CLIP's words, written as single files by the export. Run: pytest
+tests/integration/test_single_file.py
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from erase.errors import InputError
+from erase.export.ldm import to_ldm
+from erase.models import FAMILIES, Model, load_model, model_hash
+from erase.models.file_parts import clip_tokenizer
+from erase.models.single_file import Reader, predicts, side_of, unet_config
+from erase.sampling import Shot, sample
+from tests.integration.conftest import build_tiny
+
+SHOTS = [Shot("a cat", "cat", 0), Shot("a dog on a red background", "dog", 1)]
+ABOUT = {"modelspec.resolution": "16x16"}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+    """A tiny model of each family, and the file of it."""
+    model = build_tiny(request.param, usual=True)
+    path = tmp_path_factory.mktemp("files") / f"{request.param}.safetensors"
+    save_file(to_ldm(model), path, metadata=ABOUT)
+    return model, path
+
+
+def test_a_file_is_the_model_that_it_was_made_of(made: tuple[Model, Path]) -> None:
+    model, path = made
+    found = load_model(str(path))
+    assert found.family == model.family and found.reason.startswith("it has ")
+    assert found.scheduler.config.prediction_type == model.scheduler.config.prediction_type
+    assert model_hash(found) == model_hash(model)
+    for old, new in zip(sample(model, SHOTS, steps=3), sample(found, SHOTS, steps=3), strict=True):
+        assert np.array_equal(old, new)
+
+
+def test_a_pickle_of_weights_is_read_and_one_with_code_is_not_run(made: tuple[Model, Path], tmp_path: Path) -> None:
+    model, path = made
+    torch.save({"state_dict": load_file(path), "global_step": 1}, tmp_path / "x.ckpt")
+    assert load_model(str(tmp_path / "x.ckpt")).family == model.family
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    (tmp_path / "bomb.ckpt").write_bytes(pickle.dumps({"state_dict": Bomb()}))
+    torch.save({"state_dict": {"a": Bomb()}}, tmp_path / "zipped.ckpt")
+    for name in ("bomb.ckpt", "zipped.ckpt"):
+        with pytest.raises(InputError, match="holds more than weights, which is not run"):
+            load_model(str(tmp_path / name))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model.diffusion_model.out.2.bias": None}, "its unet lacks 1 of .* tensors, first conv_out.bias"),
+        ({"first_stage_model.decoder.conv_in.weight": None}, "lacks first_stage_model.decoder.conv_in.weight"),
+        (
+            {"model.diffusion_model.out.0.bias": torch.zeros(7)},
+            "unet has 1 tensors of other shapes: conv_norm_out.bias",
+        ),
+        ({"model.diffusion_model.out.0.bias": torch.full((64,), torch.nan)}, "holds NaN or infinity"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(64, 9, 3, 3)}, "9 channels .* inpainting"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(3)}, "is .3,., which is no shape for it"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    held = to_ldm(build_tiny("sd1", usual=True)) | change
+    save_file({k: v for k, v in held.items() if v is not None}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=says) as caught:
+        load_model(str(tmp_path / "x.safetensors"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["lora_unet_down_blocks_0.alpha"], "it looks like a LoRA;"),
+        (["model.diffusion_model.joint_blocks.0.x"], "it looks like Stable Diffusion 3;"),
+        (["double_blocks.0.img_attn.qkv.weight"], "it looks like FLUX without its text encoders;"),
+        (["conditioner.embedders.0.model.token_embedding.weight"], "it looks like the SDXL refiner;"),
+        (["down_blocks.0.resnets.0.conv1.weight"], "a UNet alone, in diffusers' layout"),
+        (["a", "b"], "its 2 tensors are of no model known here"),
+    ],
+)
+def test_other_files_are_told_what_they_are(names: list[str], says: str, tmp_path: Path) -> None:
+    save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=says):
+        load_model(str(tmp_path / "x.safetensors"))
+
+
+def test_a_model_with_words_of_its_own_is_sent_to_its_folder(tmp_path: Path) -> None:
+    save_file(to_ldm(build_tiny("sd1")), tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="knows .* words, CLIP's has 49,408; give the model as a diffusers folder"):
+        load_model(str(tmp_path / "x.safetensors"))
+
+
+def test_files_of_other_kinds_and_mutated_ones_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("cat")
+    with pytest.raises(InputError, match="no checkpoint by its name"):
+        load_model(str(tmp_path / "notes.txt"))
+    good, path, rng = tmp_path / "good.safetensors", tmp_path / "bad.safetensors", random.Random(0)
+    save_file({k: v for k, v in to_ldm(build_tiny("sd1", usual=True)).items() if v.numel() < 10_000}, good)
+    held, said = good.read_bytes(), set()
+    header = int.from_bytes(held[:8], "little")
+    for _ in range(200):
+        bad = bytearray(held)
+        for _ in range(rng.randint(1, 4)):
+            bad[rng.randrange(8 + header)] = rng.randrange(256)
+        path.write_bytes(bad[: rng.randrange(len(bad))] if rng.random() < 0.2 else bad)
+        with pytest.raises(InputError) as caught:
+            load_model(str(path))
+        said.add(str(caught.value).split("(")[0][-60:])
+        assert len(str(caught.value).splitlines()) == 1
+    assert len(said) > 1
+
+
+def test_the_words_are_clips() -> None:
+    theirs, ours = open_clip.get_tokenizer("ViT-B-32"), clip_tokenizer("!")
+    for text in ("a photo of a cat", "Van Gogh's Starry-Night, 1889.", "ünïcødé 🦊", "", "x" * 400):
+        found = ours([text], padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        assert torch.equal(found, theirs([text]))
+
+
+def test_sizes_of_the_real_ones_are_read_off_their_tensors() -> None:
+    """Stable Diffusion 1.5, 2.1 and XL, by the shapes that their published configurations have."""
+    from diffusers import UNet2DConditionModel
+
+    from erase.export.ldm import _unet, places
+
+    real = {
+        "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+        "sd2": {
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+            "sample_size": 96,
+        },
+        "sdxl": {
+            "cross_attention_dim": 2048,
+            "attention_head_dim": (5, 10, 20),
+            "use_linear_projection": True,
+            "block_out_channels": (320, 640, 1280),
+            "transformer_layers_per_block": (1, 2, 10),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+            "sample_size": 128,
+        },
+    }
+    counts = {"sd1": 859_520_964, "sd2": 865_910_724, "sdxl": 2_567_463_684}
+    for family, config in real.items():
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**config)
+        assert sum(p.numel() for p in unet.parameters()) == counts[family]
+        held = {ldm: unet.state_dict()[name] for ldm, (name,) in places(_unet(unet)).items()}
+        side = side_of({}, family, "v_prediction" if family == "sd2" else "epsilon", 8)
+        found = unet_config(held, family, 1280, side)
+        with torch.device("meta"):
+            again = UNet2DConditionModel(**found)
+        assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in unet.state_dict().items()}
+        for key in ("attention_head_dim", "cross_attention_dim", "sample_size", "addition_time_embed_dim"):
+            wanted, value = unet.config[key], again.config[key]
+            assert value == (tuple(wanted) if isinstance(wanted, list) else wanted), key
+
+
+def test_what_is_predicted_is_told_by_metadata_marks_or_family() -> None:
+    assert predicts({}, {}, "sd1") == predicts({}, {}, "sdxl") == "epsilon"
+    assert predicts({}, {}, "sd2") == "v_prediction"
+    assert predicts({}, {"global_step": "875000"}, "sd2") == "epsilon"
+    assert predicts({}, {"modelspec.prediction_type": "epsilon"}, "sd2") == "epsilon"
+    assert predicts({"v_pred": torch.zeros(0)}, {}, "sdxl") == "v_prediction"
+    sides = [side_of({}, f, p, 8) for f, p in (("sd1", "epsilon"), ("sd2", "epsilon"), ("sdxl", "epsilon"))]
+    assert sides == [64, 64, 128] and side_of({}, "sd2", "v_prediction", 8) == 96
+    assert side_of({"modelspec.resolution": "1024x1024"}, "sd1", "epsilon", 8) == 128
+    assert Reader({"a.1.x": torch.zeros(1), "a.0.x": torch.zeros(1)}, "").count(r"a\.(\d+)") == 2
