@@ -18,9 +18,9 @@ def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype) -> list[str
     float32 is what the run computed its pictures with, so that folder's pictures equal them.
     """
     model = erased.model
-    for part in (model.text_encoder, model.unet, model.vae):
-        check_range(part.to(dtype).state_dict(), dtype)
     with quiet_libraries():
+        for part in (model.text_encoder, model.unet, model.vae):
+            check_range(part.to(dtype).state_dict(), dtype)
         model.pipeline().save_pretrained(folder, safe_serialization=True)
     _drop_paths(folder)
     return []

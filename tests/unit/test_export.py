@@ -65,6 +65,15 @@ def test_a_cut_change_is_the_nearest_of_that_rank():
     assert 0.2 < found.kept < 0.9
 
 
+def test_a_tiny_change_survives_half_precision():
+    small = {name: 1e-6 * value for name, value in CHANGES.items()}  # fp16's steps near 0 are 6e-8
+    found = factorise({name: torch.zeros_like(value) for name, value in small.items()}, small, 3)
+    halved = {name: value.half().float() for name, value in found.tensors.items()}
+    for name, change in small.items():
+        error = product(halved, name.removesuffix(".weight")) - change
+        assert float(error.norm()) < 2e-3 * float(change.norm()), name
+
+
 def test_biases_and_norms_are_named_and_count_as_lost():
     before = {**BASE, "wide.bias": torch.zeros(6), "norm.weight": torch.ones(8)}
     bias = 10 * torch.ones(6)
