@@ -15,7 +15,7 @@ Handler = Callable[[argparse.Namespace], int]
 
 # Flags of `erase run` and `erase check` that are short for a setting: its path and a line of help.
 SHORT: dict[str, tuple[str, str]] = {
-    "model": ("model", "world, or a folder in diffusers' layout"),
+    "model": ("model", "world, a folder in diffusers' layout, or a checkpoint file"),
     "concept": ("concept", "what to erase"),
     "kind": ("concept.kind", "auto, object, style, person or nudity"),
     "anchor": (

@@ -203,7 +203,8 @@ def listing(kind: str) -> list[tuple[str, str]]:
     if kind == "models":
         return [
             (WORLD, "bundled: 60 objects in 6 styles, 64 px"),
-            ("FOLDER", "a folder in diffusers' layout"),
+            ("FOLDER", "Stable Diffusion 1, 2 or XL, in diffusers' layout"),
+            ("FILE", "the same as one .safetensors, or a .ckpt with weights alone"),
         ]
     if kind == "concepts":
         return [(n, "object of the world") for n in OBJECT_NAMES] + [(n, "style of the world") for n in STYLE_NAMES]

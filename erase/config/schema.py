@@ -270,7 +270,7 @@ class EvaluateSection(Section):
 class Config(Section):
     """One run, complete: every value it depends on is in here."""
 
-    model: str = Field(WORLD, min_length=1, description="world, or a folder in diffusers' layout.")
+    model: str = Field(WORLD, min_length=1, description="world, a folder in diffusers' layout, or a checkpoint file.")
     concept: ConceptSection = Field(description="What goes.")
     method: MethodSection = Field(description="How it goes.")
     train: TrainSection = Field(description="The turns.")

@@ -144,7 +144,7 @@ def test_sizes_of_the_real_ones_are_read_off_their_tensors() -> None:
     from erase.export.ldm import _unet, places
 
     real = {
-        "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
+        "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64},
         "sd2": {
             "cross_attention_dim": 1024,
             "attention_head_dim": (5, 10, 20, 20),
