@@ -132,7 +132,9 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         "lora, lora-peft: the change of the weights as a LoRA, in kohya's or PEFT's form; delta: the trained tensors",
     )
     made.add_argument("--output", metavar="PATH", type=user_path, required=True, help="a new folder, or .safetensors")
-    made.add_argument("--dtype", choices=DTYPES, default="fp32", help="precision of the weights (fp32)")
+    made.add_argument(
+        "--dtype", choices=DTYPES, help="precision of the weights (fp32, or that of the base's single file)"
+    )
     made.add_argument("--rank", metavar="N", type=_positive, help="rank of a LoRA; a higher one loses less (16)")
 
 

@@ -177,13 +177,14 @@ def export(
     folder: Path,
     format: str,
     output: Path,
-    dtype: str = "fp32",
+    dtype: str | None = None,
     rank: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Path:
     """Write a finished run's model in `format` to `output`, with a model card.
 
-    `dtype` is fp32, fp16 or bf16; `rank`, 16 if None, is that of a LoRA. What a LoRA cannot hold is warned of.
+    `dtype` is fp32, fp16 or bf16, None: fp32, or a base file's own; `rank`, 16 if None, is that of a LoRA. What a LoRA
+    cannot hold is warned of.
     """
     plan = plan_export(format, output, dtype, rank)
     config = stored_config(folder, finished=True)

@@ -24,7 +24,10 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`write(erased, place, dtype)` puts it at `place`, an empty folder or a new file, and returns what it lacks."""
+    """`write(erased, place, dtype)` puts it at `place`, an empty folder or a new file, and returns what it lacks.
+
+    With `dtype` None every tensor keeps its own.
+    """
 
     summary: str
     write: Callable[..., list[str]]
@@ -53,15 +56,18 @@ class Plan:
 
     format: Format
     output: Path
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     rank: int
 
 
-def plan_export(format: str, output: Path, dtype: str = "fp32", rank: int | None = None) -> Plan:
-    """Check what was asked for. Raises `InputError`, as for an output that is there already; writes nothing."""
+def plan_export(format: str, output: Path, dtype: str | None = None, rank: int | None = None) -> Plan:
+    """Check what was asked for; `dtype` None is fp32, or a base file's own.
+
+    Raises `InputError`, as for an output that is there already; writes nothing.
+    """
     if format not in FORMATS:
         raise InputError(f"format {format!r} is unknown; use {', '.join(FORMATS)}")
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
     found = FORMATS[format]
     if rank is not None and not found.ranked:
@@ -75,7 +81,7 @@ def plan_export(format: str, output: Path, dtype: str = "fp32", rank: int | None
     for path in () if found.folder else (output, output.with_suffix(".md"), output.with_suffix(".png")):
         if os.path.lexists(path):
             raise InputError(f"output {path} exists; name a new file")
-    return Plan(found, output, DTYPES[dtype], RANK if rank is None else rank)
+    return Plan(found, output, None if dtype is None else DTYPES[dtype], RANK if rank is None else rank)
 
 
 def _ranked() -> str:

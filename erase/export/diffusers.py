@@ -12,15 +12,15 @@ from erase.export.writing import check_range
 from erase.models import quiet_libraries
 
 
-def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype) -> list[str]:
-    """Write the model's parts into `folder` at `dtype`, in which it leaves them.
+def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype | None) -> list[str]:
+    """Write the model's parts into `folder` at `dtype` (None: float32), in which it leaves them.
 
     float32 is what the run computed its pictures with, so that folder's pictures equal them.
     """
     model = erased.model
     with quiet_libraries():
-        for part in (model.text_encoder, model.unet, model.vae):
-            check_range(part.to(dtype).state_dict(), dtype)
+        for part in model.weighted.values():
+            check_range(part.to(dtype or torch.float32).state_dict())
         model.pipeline().save_pretrained(folder, safe_serialization=True)
     _drop_paths(folder)
     return []

@@ -57,6 +57,11 @@ def to_ldm(model: Model) -> Tensors:
     return held
 
 
+def ldm_names(unet: Any) -> dict[str, str]:
+    """LDM's name of every tensor of the UNet."""
+    return {ours: ldm for ldm, (ours,) in places(_unet(unet)).items()}
+
+
 def _in_ldm(part: Part) -> Tensors:
     """The part's tensors under LDM's names, as diffusers reads them back bit for bit."""
     made: Tensors = {}

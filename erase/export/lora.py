@@ -28,7 +28,7 @@ class LowRank:
     left_out: list[str]
 
 
-def write_lora(erased: Erased, path: Path, dtype: torch.dtype, *, rank: int, kohya: bool) -> list[str]:
+def write_lora(erased: Erased, path: Path, dtype: torch.dtype | None, *, rank: int, kohya: bool) -> list[str]:
     """Write the change as a LoRA in kohya's form, else PEFT's; return what it lacks, in words."""
     found = factorise(erased.before, erased.after, rank)
     more = {"rank": found.rank, "share of the squared change": found.kept, "left out": found.left_out}

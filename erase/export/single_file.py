@@ -5,19 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from erase.errors import InputError
 from erase.export.about import Erased, metadata
-from erase.export.ldm import to_ldm
-from erase.export.writing import write_tensors
+from erase.export.ldm import ldm_names, to_ldm
+from erase.export.writing import check_range, write_tensors
+from erase.models.single_file import read_file
 
 
-def write_single_file(erased: Erased, path: Path, dtype: torch.dtype) -> list[str]:
-    """UNet, VAE and text encoder under the original code's names; tokenizer and scheduler are not in such a file."""
-    write_tensors(path, to_ldm(erased.model), dtype, metadata(erased, "sgm"))
+def write_single_file(erased: Erased, path: Path, dtype: torch.dtype | None) -> list[str]:
+    """UNet, VAE and text encoders under the original code's names; tokenizers and scheduler are not in such a file.
+
+    Where the base was a single file too, that one with the trained tensors written over: what else it holds stays as
+    it was, to the byte, if no `dtype` is asked for.
+    """
+    about = metadata(erased, "sgm")
+    if erased.model.file is None:
+        write_tensors(path, to_ldm(erased.model), dtype, about)
+        return []
+    tensors, before = read_file(erased.model.file)
+    write_tensors(path, _patched(tensors, erased), dtype, {**before, **about})
     return []
 
 
-def write_delta(erased: Erased, path: Path, dtype: torch.dtype) -> list[str]:
+def _patched(tensors: dict[str, Tensor], erased: Erased) -> dict[str, Tensor]:
+    """The base's tensors with the trained ones in their place, and in that of their running averages."""
+    names = ldm_names(erased.model.unet)
+    for name, value in erased.after.items():
+        place = names[name]
+        # Some trainers keep a running average beside the weights; it would hold what was erased.
+        for held in (place, f"model_ema.{place.removeprefix('model.').replace('.', '')}"):
+            if held in tensors:
+                tensors[held] = value.reshape(tensors[held].shape).to(tensors[held].dtype)
+                check_range({held: tensors[held]})
+        if place not in tensors:
+            raise InputError(f"the base's file has no {place} any more; it is not the file that the run began from")
+    return tensors
+
+
+def write_delta(erased: Erased, path: Path, dtype: torch.dtype | None) -> list[str]:
     """The trained tensors' values after erasing, under diffusers' UNet names.
 
     Put over the base's UNet they give the erased one. Which base that is, its hash in the metadata says.

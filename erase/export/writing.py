@@ -57,17 +57,23 @@ def _remove_empty(places: list[Path]) -> None:
             place.rmdir()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, about: dict[str, str]) -> None:
-    """Write a safetensors file at `dtype`. Raises `InputError` for a value that is too large for it."""
-    ready = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tensors.items()}
-    check_range(ready, dtype)
+def write_tensors(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None, about: dict[str, str]) -> None:
+    """Write a safetensors file at `dtype`, None: at each tensor's own. Raises `InputError` for a value out of range."""
+    ready = {name: _cast(value.detach().cpu(), dtype).contiguous() for name, value in tensors.items()}
+    if dtype is not None:
+        check_range(ready)
     # "format" is what transformers and older loaders look for.
     save_file(ready, path, metadata={"format": "pt", **about})
 
 
-def check_range(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """Refuse tensors in which a value became infinite at `dtype`; in the run's model all are finite."""
+def _cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    # A base's file may hold counts and places as well.
+    return value if dtype is None or not value.is_floating_point() else value.to(dtype)
+
+
+def check_range(tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors in which a value became infinite at a new precision; in the run's model all are finite."""
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
-            short = next(short for short, found in DTYPES.items() if found == dtype)
+            short = next(short for short, found in DTYPES.items() if found == value.dtype)
             raise InputError(f"tensor {name} has values that {short} cannot hold; use bf16 or fp32")

@@ -42,6 +42,7 @@ class Model:
     scheduler: Any
     family: str = "sd1"
     reason: str = ""
+    file: Path | None = None  # the single file it was read from
     tokenizer_2: Any = None
     text_encoder_2: Any = None
     blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
@@ -180,7 +181,8 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
     scheduler = ddim(parts.pop("scheduler"))
-    model = Model(source, **parts, scheduler=scheduler, family=name, reason=reason)
+    file = path if path.is_file() else None
+    model = Model(source, **parts, scheduler=scheduler, family=name, reason=reason, file=file)
     predicts = model.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")

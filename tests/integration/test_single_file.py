@@ -15,15 +15,20 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from erase import runs, workflow
+from erase.config import load_config
 from erase.errors import InputError
 from erase.export.ldm import to_ldm
 from erase.models import FAMILIES, Model, load_model, model_hash
 from erase.models.file_parts import clip_tokenizer
 from erase.models.single_file import Reader, predicts, side_of, unet_config
+from erase.prepare import load_run, stored_config
 from erase.sampling import Shot, sample
 from tests.integration.conftest import build_tiny
+from tests.integration.test_workflow import SHORT
 
 SHOTS = [Shot("a cat", "cat", 0), Shot("a dog on a red background", "dog", 1)]
 ABOUT = {"modelspec.resolution": "16x16"}
@@ -191,3 +196,33 @@ def test_what_is_predicted_is_told_by_metadata_marks_or_family() -> None:
     assert sides == [64, 64, 128] and side_of({}, "sd2", "v_prediction", 8) == 96
     assert side_of({"modelspec.resolution": "1024x1024"}, "sd1", "epsilon", 8) == 128
     assert Reader({"a.1.x": torch.zeros(1), "a.0.x": torch.zeros(1)}, "").count(r"a\.(\d+)") == 2
+
+
+def test_a_base_of_one_file_is_patched_and_the_rest_stays_to_the_byte(made: tuple[Model, Path], tmp_path: Path) -> None:
+    model, path = made
+    key = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    averaged = "model_ema.diffusion_modelmiddle_block1transformer_blocks0attn2to_kweight"
+    base = {name: value.half() for name, value in load_file(path).items()}
+    base |= {averaged: base[key].clone(), "alphas_cumprod": torch.rand(1000), "position_ids": torch.arange(77)[None]}
+    save_file(base, tmp_path / "base.safetensors", metadata={**ABOUT, "modelspec.author": "someone"})
+    given = {"model": str(tmp_path / "base.safetensors"), "concept": "cat", "concept.keep": ["dog"]}
+    given |= {"train.forget.lr": 1e-2, "train.retain.lr": 1e-2}
+    run = workflow.erase(load_config(None, {**SHORT, **given, "output": str(tmp_path / "run")}))
+    workflow.export(run, "single-file", tmp_path / "out.safetensors")
+    found, trained = load_file(tmp_path / "out.safetensors"), load_file(run / runs.MODEL)
+    assert found.keys() == base.keys()
+    moved = {name for name in base if not torch.equal(found[name], base[name])}
+    assert {key, averaged} <= moved and len(moved) == len(trained) + 1
+    assert all(".attn2." in name for name in moved - {averaged})
+    assert torch.equal(found[key], trained["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].half())
+    assert torch.equal(found[averaged], found[key])
+    assert {name: value.dtype for name, value in found.items()} == {name: value.dtype for name, value in base.items()}
+    with safe_open(tmp_path / "out.safetensors", "pt") as opened:
+        assert opened.metadata()["modelspec.author"] == "someone" and "cat" in opened.metadata()["modelspec.title"]
+    again = load_model(str(tmp_path / "out.safetensors"))
+    erased = load_run(run, stored_config(run), torch.device("cpu"))[0]
+    for old, new in zip(sample(erased, SHOTS, steps=2), sample(again, SHOTS, steps=2), strict=True):
+        assert np.abs(old.astype(int) - new.astype(int)).max() <= 2  # fp16 weights
+    workflow.export(run, "single-file", tmp_path / "half.safetensors", "bf16")
+    halved = load_file(tmp_path / "half.safetensors")
+    assert (halved[key].dtype, halved["position_ids"].dtype) == (torch.bfloat16, torch.int64)
