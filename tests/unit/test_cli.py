@@ -191,7 +191,7 @@ def test_eval_export_generate_and_list_hand_over_and_print(workflow, capsys):
     assert main(["eval", "runs/x"]) == 0
     assert "forget_accuracy          0.010 [0.000, 0.040] n=200  lower is better" in capsys.readouterr().out
     assert main(["export", "runs/x", "--format", "diffusers", "--output", "out"]) == 0
-    assert workflow.calls[-1][:2] == ("export", (Path("runs/x"), "diffusers", Path("out"), "fp32", None))
+    assert workflow.calls[-1][:2] == ("export", (Path("runs/x"), "diffusers", Path("out"), None, None))
     assert capsys.readouterr().out.endswith("out\n")
     assert main(["export", "r", "--format", "lora", "--dtype", "fp16", "--rank", "8", "--output", "a.safetensors"]) == 0
     assert workflow.calls[-1][1] == (Path("r"), "lora", Path("a.safetensors"), "fp16", 8)
