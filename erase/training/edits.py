@@ -1,0 +1,90 @@
+"""A closed-form edit of a model: which embeddings it takes, and putting its solution in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erase.concept import Concept
+from erase.errors import InputError
+from erase.events import OnEvent, Progress
+from erase.methods import EDITORS
+from erase.methods.editing import EditOptions
+from erase.models import PRESETS, Model, Trained, select
+from erase.runtime import stable_seed
+from erase.training.prompts import Pair, forget_pairs, retain_prompts
+
+PROMPTS, AT_ONCE = 128, 64
+
+
+@dataclass(frozen=True, slots=True)
+class EditPlan:
+    """Which editor, on which tensors, with which options; `seed` draws the prompts."""
+
+    name: str
+    parameters: str
+    options: EditOptions
+    seed: int
+
+
+@torch.no_grad()
+def edit(model: Model, concept: Concept, plan: EditPlan, on_event: OnEvent) -> Trained:
+    """Solve for the selected weights and put them into the model; return them with their originals.
+
+    Raises `InputError` for a selection that holds anything but keys and values of cross-attention.
+    """
+    trained = Trained(projections(model, plan.parameters))
+    erase, target, keep = embeddings(model, concept, plan.options.keep_prompts, plan.seed, on_event)
+    trained.load(EDITORS[plan.name].edit(trained.originals, erase, target, keep, plan.options))
+    on_event(Progress(what="solving", done=1, total=1))
+    return trained
+
+
+def projections(model: Model, parameters: str) -> dict[str, torch.nn.Parameter]:
+    """The selected weights, all of which must read text embeddings; raises `InputError` for others."""
+    found, readers = select(model.unet, parameters), select(model.unet, PRESETS["xattn-kv"])
+    others = [name for name in found if name not in readers or found[name].ndim != 2]
+    if others:
+        raise InputError(
+            f"parameters {parameters!r} picks {len(others)} tensors that read no text, first {others[0]}; a "
+            "closed-form method edits keys and values of cross-attention: use xattn-kv, or attn2.to_v for values alone"
+        )
+    return found
+
+
+def embeddings(
+    model: Model, concept: Concept, keep_prompts: int, seed: int, on_event: OnEvent
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows for an editor: the concept's (n, d), what each is to become (n, d), and those to keep (m, d).
+
+    The concept's come from prompts as training has them, each beside its twin with the anchor in the concept's place,
+    or without the concept: from the first word in which they differ to the end, padding too, for a text encoder
+    writes the concept into all that follows it. What is kept is all of `keep_prompts` other prompts.
+    """
+    generator = torch.Generator().manual_seed(stable_seed(seed, "edit"))
+    pairs = list(dict.fromkeys(forget_pairs(model, concept, PROMPTS, False, generator)))
+    kept = list(dict.fromkeys(retain_prompts(model, concept, keep_prompts, generator)))
+    erase, target = zip(*(aligned(model, pair) for pair in pairs), strict=True)
+    keep = [torch.zeros(0, erase[0].shape[1], device=model.device)]
+    for start in range(0, len(kept), AT_ONCE):
+        keep.append(model.encode(kept[start : start + AT_ONCE]).flatten(0, 1))
+        on_event(Progress(what="reading prompts", done=min(start + AT_ONCE, len(kept)), total=len(kept)))
+    return torch.cat(erase), torch.cat(target), torch.cat(keep)
+
+
+def aligned(model: Model, pair: Pair) -> tuple[Tensor, Tensor]:
+    """States of the prompt from the first token that its twin has not on, and of the twin's tokens opposite: (n, d).
+
+    Both sentences end alike, so tokens are opposite which stand as far from the end of the words. One that has none
+    there (of more words than the anchor's) takes the first, and padding beyond the last takes the last.
+    """
+    prompt, twin = (
+        tokens[: model.tokenizer.model_max_length] for tokens in map(model.tokens, (pair.prompt, pair.anchor))
+    )
+    first = next(i for i, (one, other) in enumerate(zip(prompt, twin, strict=False)) if one != other)
+    states, others = model.encode([pair.prompt, pair.anchor])
+    places = torch.arange(first, len(states), device=states.device)
+    opposite = (places + len(twin) - len(prompt)).clamp(first, len(states) - 1)
+    return states[places], others[opposite]
