@@ -14,9 +14,9 @@ from erase.methods import EDITORS
 from erase.methods.editing import EditOptions
 from erase.models import PRESETS, Model, Trained, select
 from erase.runtime import stable_seed
-from erase.training.prompts import Pair, forget_pairs, retain_prompts
+from erase.training.prompts import forget_pairs, retain_prompts
 
-PROMPTS, AT_ONCE = 128, 64
+PROMPTS, AT_ONCE = 512, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +66,33 @@ def embeddings(
     generator = torch.Generator().manual_seed(stable_seed(seed, "edit"))
     pairs = list(dict.fromkeys(forget_pairs(model, concept, PROMPTS, False, generator)))
     kept = list(dict.fromkeys(retain_prompts(model, concept, keep_prompts, generator)))
-    erase, target = zip(*(aligned(model, pair) for pair in pairs), strict=True)
-    keep = [torch.zeros(0, erase[0].shape[1], device=model.device)]
-    for start in range(0, len(kept), AT_ONCE):
-        keep.append(model.encode(kept[start : start + AT_ONCE]).flatten(0, 1))
-        on_event(Progress(what="reading prompts", done=min(start + AT_ONCE, len(kept)), total=len(kept)))
-    return torch.cat(erase), torch.cat(target), torch.cat(keep)
+    prompts, twins = [pair.prompt for pair in pairs], [pair.anchor for pair in pairs]
+    states = encode(model, [*prompts, *twins, *kept], on_event)
+    erase, target = [], []
+    for i, pair in enumerate(pairs):
+        places, across = opposite(model.tokens(pair.prompt), model.tokens(pair.anchor), states.shape[1])
+        erase.append(states[i, places])
+        target.append(states[len(pairs) + i, across])
+    return torch.cat(erase), torch.cat(target), states[2 * len(pairs) :].flatten(0, 1)
 
 
-def aligned(model: Model, pair: Pair) -> tuple[Tensor, Tensor]:
-    """States of the prompt from the first token that its twin has not on, and of the twin's tokens opposite: (n, d).
+def encode(model: Model, prompts: list[str], on_event: OnEvent) -> Tensor:
+    """Hidden states (N, L, D), a few prompts at a time."""
+    found = []
+    for start in range(0, len(prompts), AT_ONCE):
+        found.append(model.encode(prompts[start : start + AT_ONCE]))
+        on_event(Progress(what="reading prompts", done=min(start + AT_ONCE, len(prompts)), total=len(prompts)))
+    return torch.cat(found)
 
-    Both sentences end alike, so tokens are opposite which stand as far from the end of the words. One that has none
-    there (of more words than the anchor's) takes the first, and padding beyond the last takes the last.
+
+def opposite(prompt: list[int], twin: list[int], length: int) -> tuple[Tensor, Tensor]:
+    """Places in the prompt from its first token that its twin has not to `length`, and the twin's opposite: (n,) each.
+
+    Both sentences end alike, so tokens are opposite which stand as far from the end of the words. What has none there
+    is opposite the nearest: more words than the anchor has, its first; padding beyond the last, the last.
     """
-    prompt, twin = (
-        tokens[: model.tokenizer.model_max_length] for tokens in map(model.tokens, (pair.prompt, pair.anchor))
-    )
-    first = next(i for i, (one, other) in enumerate(zip(prompt, twin, strict=False)) if one != other)
-    states, others = model.encode([pair.prompt, pair.anchor])
-    places = torch.arange(first, len(states), device=states.device)
-    opposite = (places + len(twin) - len(prompt)).clamp(first, len(states) - 1)
-    return states[places], others[opposite]
+    differ = (i for i, (one, other) in enumerate(zip(prompt, twin, strict=False)) if one != other)
+    first = min(next(differ, length), length)
+    places = torch.arange(first, length)
+    shift = min(len(twin), length) - min(len(prompt), length)
+    return places, (places + shift).clamp(min=first, max=length - 1)
