@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_EDITOR = {"parameters": "xattn-kv", "keep_weight": 1.0, "keep_prompts": 400}
+_EDITOR = {"parameters": "xattn-kv", "keep_weight": 1.0, "keep_prompts": 800}
 
 # Keys under "method" are the options which that method has; an option of
 # another method is refused. The rates are for Stable Diffusion, near published ones; no run on it was made here.
@@ -38,7 +38,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     # Editors solve for their weights: they have no "train". Published: UCE and RECE lam 0.5 and 0.1.
     "uce": {"method": {**_EDITOR, "lam": 0.5}},
     "rece": {"method": {**_EDITOR, "lam": 0.1, "repeats": 1, "reg": 0.1}},
-    "speed": {"method": {"parameters": "xattn-kv", "lam": 0.1, "keep_prompts": 400, "null": 1e-3}},
+    "speed": {"method": {"parameters": "xattn-kv", "lam": 0.1, "keep_prompts": 800, "null": 1e-3}},
 }
 
 # Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates, and many pictures,
@@ -63,9 +63,9 @@ WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
     # Gradient ascent forgets slowest where it breaks least: a low rate beside a high one, on few pictures beside many.
     "ga": _world({**_WORLD_PLAIN, "pool": {**_WORLD_PLAIN["pool"], "forget": 32}}, 1e-4, 12e-4),
     "npo": _world({**_WORLD_PLAIN, "pool": {**_WORLD_PLAIN["pool"], "forget": 32}}, 1e-4, 12e-4, beta=10.0),
-    "uce": {"method": {"lam": 0.1}},
-    "rece": {"method": {"lam": 0.1}},
-    "speed": {"method": {"lam": 0.1}},
+    "uce": {"method": {"lam": 0.01}},
+    "rece": {"method": {"lam": 0.01}},
+    "speed": {"method": {"lam": 0.01, "null": 0.03}},
 }
 
 EDITORS = tuple(name for name, defaults in METHOD_DEFAULTS.items() if "train" not in defaults)

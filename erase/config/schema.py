@@ -59,8 +59,8 @@ class ConceptSection(Section):
     anchor: str = Field(
         "",
         max_length=200,
-        description="What it becomes. Empty: esd leaves the concept out of the prompt, ablation, salun and sfron take "
-        "the first of `keep`; ga and npo need none.",
+        description="What it becomes. Empty: esd leaves the concept out of the prompt, ablation, salun, sfron, uce, "
+        "rece and speed take the first of `keep`; ga and npo need none.",
     )
     keep: Annotated[Literal["auto"] | list[Name], BeforeValidator(_split_names)] = Field(
         "auto", description="Neighbours whose pictures must stay. auto: the nearest by text similarity."

@@ -24,7 +24,7 @@ class EditOptions:
 
     lam: float = 0.1
     keep_weight: float = 1.0
-    keep_prompts: int = 400
+    keep_prompts: int = 800
     repeats: int = 1
     reg: float = 0.1
     null: float = 1e-3

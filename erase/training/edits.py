@@ -59,12 +59,12 @@ def embeddings(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows for an editor: the concept's (n, d), what each is to become (n, d), and those to keep (m, d).
 
-    The concept's come from prompts as training has them, each beside its twin with the anchor in the concept's place,
-    or without the concept: from the first word in which they differ to the end, padding too, for a text encoder
-    writes the concept into all that follows it. What is kept is all of `keep_prompts` other prompts.
+    The concept's come from prompts as training has them, each beside its twin with the anchor in the concept's place
+    (the first kept concept where there is none): from the first word in which they differ to the end, padding too, for
+    a text encoder writes the concept into all that follows it. What is kept is all of `keep_prompts` other prompts.
     """
     generator = torch.Generator().manual_seed(stable_seed(seed, "edit"))
-    pairs = list(dict.fromkeys(forget_pairs(model, concept, PROMPTS, False, generator)))
+    pairs = list(dict.fromkeys(forget_pairs(model, concept, PROMPTS, True, generator)))
     kept = list(dict.fromkeys(retain_prompts(model, concept, keep_prompts, generator)))
     prompts, twins = [pair.prompt for pair in pairs], [pair.anchor for pair in pairs]
     states = encode(model, [*prompts, *twins, *kept], on_event)
