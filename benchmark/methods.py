@@ -115,7 +115,8 @@ def fingerprint(line: Line) -> str:
     except EraseError:
         return ""
     found = config.model_dump(mode="json", include={"model", "concept", "method", "train", "evaluate", "seed"})
-    del found["train"]["pool"]["batch"]  # memory and speed only
+    if found["train"]:  # an editor has none
+        del found["train"]["pool"]["batch"]  # memory and speed only
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 

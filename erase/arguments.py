@@ -23,7 +23,7 @@ SHORT: dict[str, tuple[str, str]] = {
         "what it becomes; empty: left out by esd, the first kept concept for others",
     ),
     "keep": ("concept.keep", "neighbours that must stay, separated by commas"),
-    "method": ("method", "esd, ablation, salun, sfron or ga"),
+    "method": ("method", "esd, ablation, salun, sfron, ga, npo, uce, rece or speed"),
     "optimizer": ("train.optimizer", "dual, dual_plus, shared or joint"),
     "rounds": ("train.rounds", "how long it trains; one round is a forget and a retain step"),
     "seed": ("seed", "start of every random stream"),

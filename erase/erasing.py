@@ -1,4 +1,4 @@
-"""Train one run: previews and checkpoints on the way, at the end its model and the proof that it did something."""
+"""Train or edit one run: previews and checkpoints on the way, then its model and the proof that it did something."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 from torch import Tensor
 
 from erase import runs
-from erase.concept import sentence, specimens
+from erase.concept import Concept, sentence, specimens
 from erase.errors import EraseError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, Preview, Saved, ShouldStop
+from erase.models import Model, Trained
 from erase.runtime import command, write_json, write_png
 from erase.sampling import Shot, sample
-from erase.training import Session, TrainPlan, train
+from erase.training import EditPlan, Session, TrainPlan, edit, train
 
 
 def train_run(
@@ -49,27 +50,53 @@ def train_run(
         on_event(Finished(folder=folder, complete=False))
         go_on = command("run", "--resume", folder)
         raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: {go_on}")
-    write_json(folder / runs.GUARDS, guards(session, steps, guidance))
-    runs.save_tensors(folder / runs.MODEL, session.trained.tensors(), about)
+    proof = guards(session.model, session.concept, session.trained, steps, guidance, "raise the rates or the rounds")
+    return _saved(session.trained, proof, about, folder, on_event)
+
+
+def edit_run(
+    model: Model,
+    concept: Concept,
+    plan: EditPlan,
+    *,
+    steps: int,
+    guidance: float,
+    about: dict[str, str],
+    folder: Path,
+    on_event: OnEvent,
+) -> dict[Arm, dict[str, Tensor]]:
+    """Edit the model in closed form; otherwise as `train_run`. It is one step, so there is nothing to resume in it."""
+    trained = edit(model, concept, plan, on_event)
+    proof = guards(model, concept, trained, steps, guidance, "lower method.lam")
+    return _saved(trained, proof, about, folder, on_event)
+
+
+def _saved(
+    trained: Trained, proof: dict[str, Any], about: dict[str, str], folder: Path, on_event: OnEvent
+) -> dict[Arm, dict[str, Tensor]]:
+    """Write guards.json and model/; return both arms' tensors."""
+    write_json(folder / runs.GUARDS, proof)
+    runs.save_tensors(folder / runs.MODEL, trained.tensors(), about)
     on_event(Saved(path=folder / runs.MODEL))
-    for parameter in session.trained.parameters.values():
+    for parameter in trained.parameters.values():
         parameter.requires_grad_(False)
-    trained = {name: value.clone() for name, value in session.trained.tensors().items()}
-    return {"before": session.trained.originals, "after": trained}
+    return {"before": trained.originals, "after": {name: value.clone() for name, value in trained.tensors().items()}}
 
 
-def guards(session: Session, steps: int, guidance: float) -> dict[str, Any]:
+def guards(
+    model: Model, concept: Concept, trained: Trained, steps: int, guidance: float, remedy: str
+) -> dict[str, Any]:
     """Proof that the run did something; raises `EraseError` if not, so that it is not reported as done."""
-    change = session.trained.change()
+    change = trained.change()
     changed = sum(value > 0 for value in change.values())
     if not changed:
-        raise EraseError("no tensor changed in this run; raise the rates or the rounds")
-    probe = [Shot(sentence(session.concept, session.concept.name), "probe", 0)]
-    after = sample(session.model, probe, steps=steps, guidance=guidance)[0]
-    with session.trained.teacher():
-        before = sample(session.model, probe, steps=steps, guidance=guidance)[0]
+        raise EraseError(f"no tensor changed in this run; {remedy}")
+    probe = [Shot(sentence(concept, concept.name), "probe", 0)]
+    after = sample(model, probe, steps=steps, guidance=guidance)[0]
+    with trained.teacher():
+        before = sample(model, probe, steps=steps, guidance=guidance)[0]
     if not (before != after).any():
-        raise EraseError("the probe picture is the same as before, to the bit; raise the rates or the rounds")
+        raise EraseError(f"the probe picture is the same as before, to the bit; {remedy}")
     scopes: dict[str, list[float]] = {}
     for name, value in change.items():
         scopes.setdefault(".".join(name.split(".")[:2]), []).append(value)

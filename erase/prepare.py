@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,15 +12,16 @@ from torch import Tensor
 from erase import runs
 from erase.check import check_config, named_concept
 from erase.concept import FRAMES, Concept, phrase
-from erase.config import WORLD, Config, load_config
+from erase.config import EDITORS, WORLD, Config, load_config
 from erase.errors import InputError
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop
 from erase.methods import Options
+from erase.methods.editing import EditOptions
 from erase.models import Model, load_model, model_hash, put_tensors, select
 from erase.runtime import output_folder, pick_device, user_path
 from erase.scoring import JudgePlan, content_hash
-from erase.training import PoolPlan, RolePlan, Session, TrainPlan, neighbours
+from erase.training import EditPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
 from erase.training.session import MethodPlan, accelerator_for
 
 
@@ -41,9 +43,13 @@ def prepare(config: Config, device: torch.device, cache: Path | None = None) -> 
     """Check everything that a run needs and load its model. Raises `InputError`; writes nothing."""
     warnings = check_config(config)
     cache = None if cache is None else output_folder(user_path(cache))
-    accelerator_for(config.train.precision, device)
-    model = load_model(config.model, device)
-    select(model.unet, config.method.parameters)
+    if edits(config):
+        model = load_model(config.model, device)
+        projections(model, config.method.parameters)
+    else:
+        accelerator_for(config.turns.precision, device)
+        model = load_model(config.model, device)
+        select(model.unet, config.method.parameters)
     concept = prepare_concept(config, model)
     for words in (concept.name, concept.anchor, *concept.keep):
         frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
@@ -71,7 +77,8 @@ def _resolved(config: Config, concept: Concept, device: torch.device) -> Config:
     model = config.model if config.model == WORLD else str(user_path(config.model).resolve())
     named = {"name": concept.name, "kind": concept.kind, "keep": list(concept.keep), "anchor": concept.anchor}
     section = config.concept.model_copy(update=named)
-    return config.model_copy(update={"model": model, "concept": section, "device": str(device), "output": None})
+    update = {"model": model, "concept": section, "device": str(device), "output": None}
+    return config.model_copy(update=update | ({"train": None} if edits(config) else {}))
 
 
 def stored_config(folder: Path, *, finished: bool = False) -> Config:
@@ -117,17 +124,17 @@ def origin(config: Config, model: Model) -> dict[str, str]:
     """What trained weights depend on: the settings' format, and hashes of the settings and of the base's weights."""
     settings = config.model_dump(include={"concept", "method", "train", "seed"})
     # What only decides when to look and to save may change between two sittings.
-    settings["train"] = {k: v for k, v in settings["train"].items() if not k.endswith("_every")}
+    settings["train"] = {k: v for k, v in (settings["train"] or {}).items() if not k.endswith("_every")}
     return {"format": runs.FORMAT, "settings": content_hash(settings), "base weights": model_hash(model)}
 
 
 def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Session:
     """The model made ready to train, which samples its pools."""
-    method, training = job.config.method, job.config.train
+    method, training = job.config.method, job.config.turns
     return Session(
         job.model,
         job.concept,
-        MethodPlan(method.name, method.parameters, Options(**method.model_dump(exclude={"name", "parameters"}))),
+        MethodPlan(method.name, method.parameters, Options(**_options(job.config))),
         training.optimizer,
         (RolePlan(**training.forget.model_dump()), RolePlan(**training.retain.model_dump())),
         PoolPlan(**training.pool.model_dump()),
@@ -140,9 +147,24 @@ def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Sessio
     )
 
 
+def _options(config: Config) -> dict[str, Any]:
+    return config.method.model_dump(exclude={"name", "parameters"})
+
+
+def edits(config: Config) -> bool:
+    """Whether the method solves for its weights, and trains nothing."""
+    return config.method.name in EDITORS
+
+
+def edit_plan(config: Config) -> EditPlan:
+    """What is edited, and how."""
+    method = config.method
+    return EditPlan(method.name, method.parameters, EditOptions(**_options(config)), config.seed)
+
+
 def train_plan(config: Config) -> TrainPlan:
     """How long the run trains, and how often it looks and saves."""
-    training = config.train
+    training = config.turns
     return TrainPlan(training.rounds, training.accumulate, training.preview_every, training.checkpoint_every)
 
 

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from erase import __version__, runs
 from erase.config import Config, to_yaml
-from erase.erasing import train_run
+from erase.erasing import edit_run, train_run
 from erase.errors import InputError
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
-from erase.methods import METHODS
+from erase.methods import EDITORS, METHODS
 from erase.models import PRESETS, WORLD, load_model, select
 from erase.prepare import (
     Job,
+    edit_plan,
+    edits,
     judge_plan,
     load_run,
     open_session,
@@ -81,7 +83,7 @@ def _complete(job: Job, folder: Path, on_event: OnEvent, should_stop: ShouldStop
     log = runs.EventLog(folder, on_event)
     for text in job.warnings:
         log(Warned(text=text))
-    arms = _train(job, folder, log, should_stop)
+    arms = _weights(job, folder, log, should_stop)
     if not model.world:
         log(Warned(text="only the bundled world can be judged so far; the report has pictures and no scores"))
     elif config.evaluate.skip:
@@ -94,19 +96,42 @@ def _complete(job: Job, folder: Path, on_event: OnEvent, should_stop: ShouldStop
     return folder
 
 
-def _train(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dict[Arm, dict[str, Tensor]]:
-    """Train from the last checkpoint on; the trained subset's tensors before and after."""
+def _weights(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dict[Arm, dict[str, Tensor]]:
+    """The changed subset's tensors before and after: those that the folder has, or edited, or trained now."""
     config = job.config
-    plan = train_plan(config)
     if (folder / runs.MODEL).is_file():  # all that was left is to judge
-        log(Started(folder=folder, total=0, first=plan.rounds, model=job.model.title))
+        rounds = 0 if edits(config) else config.turns.rounds
+        log(Started(folder=folder, total=0, first=rounds, model=job.model.title))
         runs.read_guards(folder)
         return put_trained(folder, config, job.model)
-    of, state = origin(config, job.model), runs.load_checkpoint(folder)
+    of = origin(config, job.model)
+    about = {"base": Path(config.model).name, "concept": job.concept.name, "method": config.method.name, **of}
+    if not edits(config):
+        return _train(job, folder, about, of, log, should_stop)
+    log(Started(folder=folder, total=0, model=job.model.title))
+    asked = config.evaluate
+    return edit_run(
+        job.model,
+        job.concept,
+        edit_plan(config),
+        steps=asked.steps,
+        guidance=asked.guidance,
+        about=about,
+        folder=folder,
+        on_event=log,
+    )
+
+
+def _train(
+    job: Job, folder: Path, about: dict[str, str], of: dict[str, str], log: OnEvent, should_stop: ShouldStop
+) -> dict[Arm, dict[str, Tensor]]:
+    """Train from the last checkpoint on, which must be `of` this run."""
+    config, plan = job.config, train_plan(job.config)
+    state = runs.load_checkpoint(folder)
     if state is not None:
         runs.check_origin(folder / runs.CHECKPOINT, state.get("about"), of)
     first = 0 if state is None else state["round"]
-    turns = 1 if config.train.optimizer == "joint" else 2
+    turns = 1 if config.turns.optimizer == "joint" else 2
     # Before the pools are sampled, so that a front end knows the folder from the first second on.
     log(Started(folder=folder, total=turns * (plan.rounds - first), first=first, model=job.model.title))
     session = open_session(job, log, should_stop)
@@ -118,7 +143,7 @@ def _train(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dic
         first,
         steps=config.evaluate.steps,
         guidance=config.evaluate.guidance,
-        about={"base": Path(config.model).name, "concept": job.concept.name, "method": config.method.name, **of},
+        about=about,
         folder=folder,
         on_event=log,
         should_stop=should_stop,
@@ -200,7 +225,7 @@ def export(
 def listing(kind: str) -> list[tuple[str, str]]:
     """What `erase list KIND` shows: names with one line each."""
     if kind == "methods":
-        return [(m.name, m.summary) for m in METHODS.values()]
+        return [(m.name, m.summary) for m in (*METHODS.values(), *EDITORS.values())]
     if kind == "models":
         return [
             (WORLD, "bundled: 60 objects in 6 styles, 64 px"),

@@ -1,10 +1,12 @@
 """What a user may write down about a run: the schema, its defaults, and reading it with all problems at once."""
 
+from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
 from erase.config.load import load_config, parse_value, to_yaml
-from erase.config.schema import METHOD_DEFAULTS, WORLD, WORLD_DEFAULTS, Config
+from erase.config.schema import WORLD, Config
 from erase.config.unused import unused_settings
 
 __all__ = [
+    "EDITORS",
     "METHOD_DEFAULTS",
     "WORLD",
     "WORLD_DEFAULTS",

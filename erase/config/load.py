@@ -195,10 +195,17 @@ def _section(parts: list[str]) -> type[BaseModel] | None:
     section: type[BaseModel] = Config
     for part in parts:
         field = section.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        inner = _inner(field.annotation) if field else None
+        if inner is None:
             return None
-        section = field.annotation
+        section = inner
     return section
+
+
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, or may hold, if any."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _choices(parts: list[str]) -> list[str]:
@@ -210,5 +217,6 @@ def _choices(parts: list[str]) -> list[str]:
 def _paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _paths(field.annotation, f"{prefix}{name}.")
+        inner = _inner(field.annotation)
+        if inner is not None:
+            yield from _paths(inner, f"{prefix}{name}.")

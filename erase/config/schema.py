@@ -16,60 +16,14 @@ from pydantic import (
     model_validator,
 )
 
+from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
+
 WORLD = "world"
 
-# What a method sets where the user is silent. Keys under "method" are the options which that method has; an option of
-# another method is refused. The rates are for Stable Diffusion, near published ones; no run on it was made here.
-# Published, each with one Adam: ESD 1e-5 for 1,000 steps, later 5e-5 for 200, without a retain
-# loss; Concept Ablation 2e-6 times the batch, 100 steps; SalUn and SFRon 1e-5 in batches of 8; gradient ascent 1e-5.
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "esd": {
-        "method": {"parameters": "xattn", "guidance": 1.0, "retain_weight": 1.0},
-        "train": {"rounds": 500, "batch": 1, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5, "warmup": 20}},
-    },
-    "ablation": {
-        "method": {"parameters": "xattn-kv", "retain_weight": 1.0},
-        "train": {"rounds": 200, "batch": 4, "forget": {"lr": 8e-6}, "retain": {"lr": 8e-6}},
-    },
-    "salun": {
-        "method": {"parameters": "full", "pictures": "concept", "mask_share": 0.5, "retain_weight": 1.0},
-        "train": {"rounds": 500, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
-    },
-    "sfron": {
-        "method": {"parameters": "full", "pictures": "concept", "ratio": 1.0, "retain_weight": 1.0},
-        "train": {"rounds": 500, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
-    },
-    "ga": {
-        "method": {"parameters": "xattn", "retain_weight": 1.0},
-        "train": {"rounds": 100, "batch": 4, "forget": {"lr": 5e-6}, "retain": {"lr": 1e-5}},
-    },
-}
-
-# Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates, and many pictures,
-# or it forgets some of the concept's looks only and loses some of the rest. Chosen after the trials
-# of docs/results/trials.md (not all of them were tried as they stand), on other concepts than docs/results.md reports.
-_WORLD_ROLE = {"schedule": "cosine", "warmup": 0}
-_WORLD_TRAIN = {"rounds": 200, "batch": 12, "pool": {"forget": 256, "retain": 640}}
-# Guided pictures would teach a method that denoises them to guide twice (docs/methods.md).
-_WORLD_PLAIN = {**_WORLD_TRAIN, "pool": {**_WORLD_TRAIN["pool"], "guidance": 1.0, "steps": 25}}
-
-
-def _world(train: dict[str, Any], forget: float, retain: float, **method: Any) -> dict[str, Any]:
-    roles = {"forget": {"lr": forget, **_WORLD_ROLE}, "retain": {"lr": retain, **_WORLD_ROLE}}
-    return {"method": {"parameters": "xattn", **method}, "train": {**train, **roles}}
-
-
-WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "esd": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 6e-4, 6e-4),
-    "ablation": _world(_WORLD_TRAIN, 12e-4, 12e-4),
-    "salun": _world(_WORLD_PLAIN, 5e-4, 10e-4, pictures="anchor"),
-    "sfron": _world(_WORLD_PLAIN, 10e-4, 10e-4, pictures="anchor"),
-    # Gradient ascent forgets slowest where it breaks least: a low rate beside a high one, on few pictures beside many.
-    "ga": _world({**_WORLD_PLAIN, "pool": {**_WORLD_PLAIN["pool"], "forget": 32}}, 1e-4, 12e-4),
-}
-
-
-OPTIONS = ("guidance", "pictures", "mask_share", "ratio")
+OPTIONS = (
+    "guidance", "pictures", "mask_share", "ratio", "beta", "retain_weight",
+    "lam", "keep_weight", "keep_prompts", "repeats", "reg", "null",
+)  # fmt: skip
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -105,8 +59,8 @@ class ConceptSection(Section):
     anchor: str = Field(
         "",
         max_length=200,
-        description="What it becomes. Empty: esd leaves the concept out of the prompt, ablation, salun and sfron take "
-        "the first of `keep`; ga needs none.",
+        description="What it becomes. Empty: esd leaves the concept out of the prompt, ablation, salun, sfron, uce, "
+        "rece and speed take the first of `keep`; ga and npo need none.",
     )
     keep: Annotated[Literal["auto"] | list[Name], BeforeValidator(_split_names)] = Field(
         "auto", description="Neighbours whose pictures must stay. auto: the nearest by text similarity."
@@ -132,13 +86,13 @@ class ConceptSection(Section):
 class MethodSection(Section):
     """How it goes: the losses and the weights they may move. A bare name stands for `{name: ...}`."""
 
-    name: Literal["esd", "ablation", "salun", "sfron", "ga"] = Field(
-        description="Which losses; see `erase list methods`."
+    name: Literal["esd", "ablation", "salun", "sfron", "ga", "npo", "uce", "rece", "speed"] = Field(
+        description="Which losses, or which solution in closed form; see `erase list methods`."
     )
     parameters: str = Field(
         min_length=1,
-        description="Weights that train: xattn-kv, xattn, noxattn, full, or a regular expression on their names. "
-        "More of them erase harder, cost more memory and break more.",
+        description="Weights that change: xattn-kv, xattn, noxattn, full, or a regular expression on their names. "
+        "More of them erase harder, cost more memory and break more. uce, rece and speed: inside xattn-kv.",
     )
     guidance: Real | None = Field(
         None, ge=0, le=30, description="esd: how far away it steers. Higher erases harder and hurts neighbours sooner."
@@ -159,9 +113,38 @@ class MethodSection(Section):
         gt=0,
         description="sfron: how much a weight must matter for forgetting over retaining. Higher moves fewer.",
     )
-    retain_weight: Real = Field(
+    beta: Real | None = Field(
+        None,
+        gt=0,
+        description="npo: how soon ascent fades: at 3 / beta above the original loss a tenth is left. Higher erases "
+        "less and breaks less.",
+    )
+    retain_weight: Real | None = Field(
+        None,
         gt=0,
         description="Factor on the retain loss. Adaptive optimizers cancel it unless the optimizer is shared or joint.",
+    )
+    lam: Real | None = Field(
+        None, gt=0, description="uce, rece, speed: how dear any change of a weight is. Lower erases harder."
+    )
+    keep_weight: Real | None = Field(
+        None, ge=0, description="uce, rece: how dear a change on what is kept is, beside 1 for the concept."
+    )
+    keep_prompts: Count | None = Field(
+        None, ge=0, le=100_000, description="uce, rece, speed: prompts that are kept. Fewer guard a narrower set."
+    )
+    repeats: Count | None = Field(
+        None, ge=0, le=100, description="rece: times that it looks for what brings the concept back. 0 is uce."
+    )
+    reg: Real | None = Field(
+        None, gt=0, description="rece: how short what it finds must be. Higher erases less and breaks less."
+    )
+    null: Real | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="speed: share of the energy of what is kept in the directions that may change. Higher erases "
+        "harder and breaks more.",
     )
 
     @field_validator("parameters")
@@ -273,7 +256,7 @@ class Config(Section):
     model: str = Field(WORLD, min_length=1, description="world, a folder in diffusers' layout, or a checkpoint file.")
     concept: ConceptSection = Field(description="What goes.")
     method: MethodSection = Field(description="How it goes.")
-    train: TrainSection = Field(description="The turns.")
+    train: TrainSection | None = Field(None, description="The turns; uce, rece and speed have none.")
     evaluate: EvaluateSection = Field(
         default_factory=lambda: EvaluateSection.model_validate({}), description="How it is judged."
     )
@@ -287,6 +270,13 @@ class Config(Section):
     @classmethod
     def _complete(cls, given: Any) -> Any:
         return complete(given) if isinstance(given, dict) else given
+
+    @property
+    def turns(self) -> TrainSection:
+        """The settings of training. Raises `ValueError` for a method that does not train."""
+        if self.train is None:
+            raise ValueError(f"{self.method.name} does not train")
+        return self.train
 
 
 def complete(given: dict[str, Any]) -> dict[str, Any]:
@@ -304,6 +294,10 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
     defaults = _laid_over(defaults, METHOD_DEFAULTS[name])
     if given.get("model", WORLD) == WORLD:
         defaults = _laid_over(defaults, WORLD_DEFAULTS[name])
+    if given.get("train") is None:
+        given.pop("train", None)
+    elif name in EDITORS:  # completed to be checked, and named in a warning (unused.py)
+        defaults["train"] = METHOD_DEFAULTS["esd"]["train"]
     return _laid_over(defaults, given)
 
 

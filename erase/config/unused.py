@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from erase.config.schema import Config
+from collections.abc import Iterator
+from typing import Any
+
+from erase.config.defaults import EDITORS, METHOD_DEFAULTS
+from erase.config.schema import Config, TrainSection
 
 # What the one optimizer of `shared` and `joint` takes from train.forget; `shared` keeps the rest of a role's settings.
 ONE = ("lr", "optimizer", "weight_decay")
@@ -10,8 +14,16 @@ JOINT = (*ONE, "warmup", "clip", "schedule")
 
 
 def unused_settings(config: Config) -> list[str]:
-    """A line for each setting that the chosen optimizer does not read and that differs from what it reads instead."""
+    """A line for each setting that the method or the optimizer does not read and that differs from what is read."""
     train = config.train
+    if train is None:
+        return []
+    if config.method.name in EDITORS:
+        unread = TrainSection.model_validate(METHOD_DEFAULTS["esd"]["train"])
+        return [
+            f"{key} {value} is unused: {config.method.name} solves for its weights and has no training"
+            for key, value in _differing("train", train.model_dump(), unread.model_dump())
+        ]
     if train.optimizer == "dual_plus":
         rules = {role: getattr(train, role).optimizer for role in ("forget", "retain")}
         return [
@@ -25,3 +37,12 @@ def unused_settings(config: Config) -> list[str]:
         for key in keys
         if getattr(train.retain, key) != getattr(train.forget, key)
     ]
+
+
+def _differing(path: str, given: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of every setting that is not the other's."""
+    for key, value in given.items():
+        if isinstance(value, dict):
+            yield from _differing(f"{path}.{key}", value, other[key])
+        elif value != other[key]:
+            yield f"{path}.{key}", value

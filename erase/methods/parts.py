@@ -58,6 +58,7 @@ class Options:
     pictures: Shown | None = None  # None: those of the method
     mask_share: float = 0.5
     ratio: float = 1.0
+    beta: float = 10.0
     retain_weight: float = 1.0
 
 

@@ -101,9 +101,10 @@ class Model:
 
     def too_long(self, prompt: str) -> int:
         """How many tokens of the prompt are over the limit and will be cut; 0 if it fits."""
-        return max(0, len(self._tokens(prompt)) - self.tokenizer.model_max_length)
+        return max(0, len(self.tokens(prompt)) - self.tokenizer.model_max_length)
 
-    def _tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of one text, its start and end among them, neither padded nor cut."""
         # Not verbose: the library would warn in words of its own that a text is too long.
         return self.tokenizer(text, verbose=False).input_ids
 
@@ -145,7 +146,7 @@ class Model:
         ids = self.ids(texts)
         with torch.no_grad():
             states = self.text_encoder(ids)[0]
-        lengths = torch.tensor([len(self._tokens(t)) for t in texts], device=ids.device)
+        lengths = torch.tensor([len(self.tokens(t)) for t in texts], device=ids.device)
         place = torch.arange(ids.shape[1], device=ids.device)
         words = (place >= 1) & (place < (lengths - 1).clamp(max=ids.shape[1])[:, None])
         mean = (states * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp(min=1)

@@ -1,9 +1,21 @@
-"""The turn-taking loop, its checkpoints, and where its noisy latents come from."""
+"""The turn-taking loop, its checkpoints, and where its noisy latents come from; edits in closed form."""
 
+from erase.training.edits import EditPlan, edit, projections
 from erase.training.loop import TrainPlan, train
 from erase.training.optimizers import RolePlan
 from erase.training.pool import Pool, PoolPlan
 from erase.training.prompts import neighbours
 from erase.training.session import Session
 
-__all__ = ["Pool", "PoolPlan", "RolePlan", "Session", "TrainPlan", "neighbours", "train"]
+__all__ = [
+    "EditPlan",
+    "Pool",
+    "PoolPlan",
+    "RolePlan",
+    "Session",
+    "TrainPlan",
+    "edit",
+    "neighbours",
+    "projections",
+    "train",
+]

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from erase.config import METHOD_DEFAULTS, WORLD_DEFAULTS, Config, load_config, parse_value, to_yaml
+from erase.config import (
+    EDITORS,
+    METHOD_DEFAULTS,
+    WORLD_DEFAULTS,
+    Config,
+    load_config,
+    parse_value,
+    to_yaml,
+    unused_settings,
+)
 from erase.errors import InputError
 
 
@@ -37,7 +46,10 @@ def test_a_model_without_a_concept_erases_nothing_by_default():
     assert problem(None, {"model": "some/model"}) == "concept: required"
 
 
-@pytest.mark.parametrize("name", METHOD_DEFAULTS)
+TRAINED = [name for name in METHOD_DEFAULTS if name not in EDITORS]
+
+
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("model", ["world", "some/model"])
 def test_what_is_left_out_comes_from_the_method(name: str, model: str):
     config = load_config(None, {"concept": "dog", "method": name, "model": model})
@@ -47,6 +59,34 @@ def test_what_is_left_out_comes_from_the_method(name: str, model: str):
     assert config.train.retain.warmup == {**below["retain"], **above.get("retain", {})}.get("warmup", 0)
     assert config.train.rounds == above.get("rounds", below["rounds"])
     assert set(config.method.model_dump()) == {"name", *METHOD_DEFAULTS[name]["method"]}
+
+
+@pytest.mark.parametrize("name", EDITORS)
+@pytest.mark.parametrize("model", ["world", "some/model"])
+def test_an_editor_has_options_of_its_own_and_no_training(name: str, model: str, write):
+    config = load_config(None, {"concept": "dog", "method": name, "model": model})
+    wanted = METHOD_DEFAULTS[name]["method"] | (WORLD_DEFAULTS[name]["method"] if model == "world" else {})
+    assert config.method.model_dump() == {"name": name, **wanted}
+    assert config.train is None
+    assert unused_settings(config) == []
+    assert load_config(write(to_yaml(config))) == config
+    assert problem(None, {"concept": "dog", "method": name, "method.retain_weight": 1.0}).startswith(
+        f"method.retain_weight: {name} has no such option; it has parameters, "
+    )
+    with pytest.raises(ValueError, match="does not train"):
+        config.turns  # noqa: B018
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_training_settings_of_an_editor_are_checked_and_named_in_a_warning(name: str):
+    given = {"concept": "dog", "method": name, "train.rounds": 7, "train.pool.steps": 3}
+    said = f"is unused: {name} solves for its weights and has no training"
+    assert unused_settings(load_config(None, given)) == [f"train.rounds 7 {said}", f"train.pool.steps 3 {said}"]
+    assert problem(None, {**given, "train.rounds": 0}) == "train.rounds: must be at least 1, got 0"
+
+
+def test_no_training_settings_are_the_default_ones():
+    assert load_config(None, {"concept": "dog", "train": None}) == load_config(None, {"concept": "dog"})
 
 
 def test_defaults_cover_the_same_methods_and_the_names_that_the_schema_allows():
@@ -71,7 +111,7 @@ def test_defaults_are_not_changed_by_use():
     assert (repr(METHOD_DEFAULTS), repr(WORLD_DEFAULTS)) == before
 
 
-@pytest.mark.parametrize("name", METHOD_DEFAULTS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_stored_configuration_loads_as_an_equal_one(name: str, write):
     given = {
         "concept": {"name": "pixel art", "kind": "style", "anchor": "no", "keep": ["1e3", "yes"]},
@@ -99,7 +139,8 @@ def test_every_problem_is_reported_at_once_with_value_and_remedy(write):
     expected = (
         "  model: must be a valid string, got 3",
         "  concept: required",
-        "  method.name: 'esdx' is not one of 'esd', 'ablation', 'salun', 'sfron' or 'ga'; did you mean 'esd'?",
+        "  method.name: 'esdx' is not one of 'esd', 'ablation', 'salun', 'sfron', 'ga', 'npo', 'uce', 'rece' or 'speed'"
+        "; did you mean 'esd'?",
         "  method.guidance: must be at least 0, got -1",
         "  train.rounds: must be at least 1, got 0",
         "  train.batch: must be a number, got True",
