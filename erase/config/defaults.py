@@ -62,7 +62,7 @@ WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
     "sfron": _world(_WORLD_PLAIN, 10e-4, 10e-4, pictures="anchor"),
     # Gradient ascent forgets slowest where it breaks least: a low rate beside a high one, on few pictures beside many.
     "ga": _world({**_WORLD_PLAIN, "pool": {**_WORLD_PLAIN["pool"], "forget": 32}}, 1e-4, 12e-4),
-    "npo": _world({**_WORLD_PLAIN, "pool": {**_WORLD_PLAIN["pool"], "forget": 32}}, 1e-4, 12e-4, beta=10.0),
+    "npo": _world({**_WORLD_PLAIN, "pool": {**_WORLD_PLAIN["pool"], "forget": 32}}, 2e-4, 6e-4, beta=5.0),
     "uce": {"method": {"lam": 0.01}},
     "rece": {"method": {"lam": 0.01}},
     "speed": {"method": {"lam": 0.01, "null": 0.03}},
