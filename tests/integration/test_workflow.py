@@ -119,7 +119,7 @@ def test_the_exported_folder_draws_the_after_pictures_in_plain_diffusers(
 def test_the_readme_draws_an_after_picture_as_it_says(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, tmp_path / "runs/mine")
     workflow.export(run, "diffusers", tmp_path / "cat-erased")
@@ -128,6 +128,18 @@ def test_the_readme_draws_an_after_picture_as_it_says(
     kept = np.array(Image.open(run / names["row"]["image"])).astype(int)
     assert names["row"]["arm"] == "after"
     assert np.abs(np.array(Image.open("after.png")).astype(int) - kept).max() <= 1
+
+
+def test_the_readme_erases_from_python_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace('"evaluate.prompts": 16', '"evaluate.prompts": 2, "evaluate.steps": 2'), {})
+    said = capsys.readouterr().out.split("\n")
+    assert said[0] == "Started" and "Finished" in said
+    assert any(line.startswith("forget_accuracy after ") for line in said)
+    assert (tmp_path / "cat-erased.safetensors").is_file()
 
 
 def test_export_refuses_a_folder_in_use_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
