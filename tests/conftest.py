@@ -24,3 +24,7 @@ def untouched_torch() -> Iterator[None]:
     yield
     torch.set_rng_state(state)
     torch.set_default_dtype(dtype)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=2, help="processes that tests/integration/test_kill.py kills")
