@@ -19,7 +19,7 @@ from diffusers.loaders import single_file_utils as loader
 from torch import Tensor
 
 from erase.errors import InputError
-from erase.models import FAMILIES, TEXT_PREFIXES, Model
+from erase.models import FAMILIES, Model
 
 Tensors = dict[str, Tensor]
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -50,7 +50,7 @@ def to_ldm(model: Model) -> Tensors:
     Raises `InputError` for a model with a tensor that the layout has no place for.
     """
     held: Tensors = {}
-    encoders = zip(FAMILIES[model.family].text_encoders, TEXT_PREFIXES[model.family], strict=True)
+    encoders = zip(FAMILIES[model.family].text_encoders, FAMILIES[model.family].prefixes, strict=True)
     texts = [_text_encoder(getattr(model, name), prefix) for name, prefix in encoders]
     for part in (_unet(model.unet), _vae(model.vae), *texts):
         held |= _in_ldm(part)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from torch import Tensor
 
 from erase.errors import InputError
@@ -35,6 +34,8 @@ def write_lora(erased: Erased, path: Path, dtype: torch.dtype | None, *, rank: i
     about = metadata(erased, "diffusers", "/lora", **more)
     tensors = found.tensors
     if kohya:
+        from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
+
         tensors = convert_state_dict_to_kohya(tensors)
         # A1111 sorts LoRAs by the first of these, and hides those of the other version.
         about |= {"ss_v2": str(erased.model.family == "sd2"), "ss_network_module": "networks.lora"}

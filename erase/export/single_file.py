@@ -9,7 +9,6 @@ from torch import Tensor
 
 from erase.errors import InputError
 from erase.export.about import Erased, metadata
-from erase.export.ldm import ldm_names, to_ldm
 from erase.export.writing import check_range, write_tensors
 from erase.models.single_file import read_file
 
@@ -20,6 +19,8 @@ def write_single_file(erased: Erased, path: Path, dtype: torch.dtype | None) -> 
     Where the base was a single file too, that one with the trained tensors written over: what else it holds stays as
     it was, to the byte, if no `dtype` is asked for.
     """
+    from erase.export.ldm import to_ldm  # here, since diffusers takes seconds to import
+
     about = metadata(erased, "sgm")
     if erased.model.file is None:
         write_tensors(path, to_ldm(erased.model), dtype, about)
@@ -31,6 +32,8 @@ def write_single_file(erased: Erased, path: Path, dtype: torch.dtype | None) -> 
 
 def _patched(tensors: dict[str, Tensor], erased: Erased) -> dict[str, Tensor]:
     """The base's tensors with the trained ones in their place, and in that of their running averages."""
+    from erase.export.ldm import ldm_names
+
     names = ldm_names(erased.model.unet)
     for name, value in erased.after.items():
         place = names[name]

@@ -3,13 +3,11 @@
 from erase.models.families import FAMILIES
 from erase.models.loading import WORLD, Model, load_model, model_hash, quiet_libraries
 from erase.models.parameters import PRESETS, Trained, put_tensors, select
-from erase.models.single_file import TEXT_PREFIXES
 from erase.models.text import Text, choose, join
 
 __all__ = [
     "FAMILIES",
     "PRESETS",
-    "TEXT_PREFIXES",
     "WORLD",
     "Model",
     "Text",

@@ -14,7 +14,10 @@ class Family:
 
     `pipeline` is diffusers' class for it; `parts` are its folders with weights and the class in each; `tokenizers` the
     folders without. `pooled` says that the UNet is also told a summary of the prompt and the picture's sizes.
-    `architecture` is its name in single files' metadata.
+    `architecture` is its name in single files' metadata, where `prefixes` are the places of its text encoders.
+
+    What a single file leaves open is as usual: `predicts`, `scale` of the latents, `side` of pictures in pixels, by
+    what is predicted.
     """
 
     title: str
@@ -23,6 +26,10 @@ class Family:
     tokenizers: tuple[str, ...]
     pooled: bool
     architecture: str
+    prefixes: tuple[str, ...]
+    predicts: str
+    scale: float
+    side: dict[str, int]
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -33,17 +40,41 @@ _SD = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "
 _XL = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection", **_SD}
 
 FAMILIES: dict[str, Family] = {
-    "sd1": Family("Stable Diffusion 1", "StableDiffusionPipeline", _SD, ("tokenizer",), False, "stable-diffusion-v1"),
+    "sd1": Family(
+        title="Stable Diffusion 1",
+        pipeline="StableDiffusionPipeline",
+        parts=_SD,
+        tokenizers=("tokenizer",),
+        pooled=False,
+        architecture="stable-diffusion-v1",
+        prefixes=("cond_stage_model.transformer.",),
+        predicts="epsilon",
+        scale=0.18215,
+        side={"epsilon": 512, "v_prediction": 512},
+    ),
     "sd2": Family(
-        "Stable Diffusion 2", "StableDiffusionPipeline", _SD, ("tokenizer",), False, "stable-diffusion-v2-768-v"
+        title="Stable Diffusion 2",
+        pipeline="StableDiffusionPipeline",
+        parts=_SD,
+        tokenizers=("tokenizer",),
+        pooled=False,
+        architecture="stable-diffusion-v2-768-v",
+        prefixes=("cond_stage_model.model.",),
+        predicts="v_prediction",
+        scale=0.18215,
+        side={"epsilon": 512, "v_prediction": 768},
     ),
     "sdxl": Family(
-        "Stable Diffusion XL",
-        "StableDiffusionXLPipeline",
-        _XL,
-        ("tokenizer", "tokenizer_2"),
-        True,
-        "stable-diffusion-xl-v1-base",
+        title="Stable Diffusion XL",
+        pipeline="StableDiffusionXLPipeline",
+        parts=_XL,
+        tokenizers=("tokenizer", "tokenizer_2"),
+        pooled=True,
+        architecture="stable-diffusion-xl-v1-base",
+        prefixes=("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
+        predicts="epsilon",
+        scale=0.13025,
+        side={"epsilon": 1024, "v_prediction": 1024},
     ),
 }
 

@@ -13,7 +13,6 @@ from typing import Any
 from erase.errors import InputError
 from erase.models.families import FAMILIES
 from erase.models.single_file import (
-    TEXT_PREFIXES,
     Tensors,
     converted,
     detect_file,
@@ -38,7 +37,7 @@ def parts_of_file(path: Path) -> tuple[str, str, dict[str, Any]]:
     name, reason = detect_file(tensors)
     parts: dict[str, Any] = {}
     for tokenizer, part, prefix in zip(
-        FAMILIES[name].tokenizers, FAMILIES[name].text_encoders, TEXT_PREFIXES[name], strict=True
+        FAMILIES[name].tokenizers, FAMILIES[name].text_encoders, FAMILIES[name].prefixes, strict=True
     ):
         open_clip = prefix.endswith("model.")  # these fill a text up with "!", word 0
         parts[tokenizer] = clip_tokenizer("!" if open_clip else LAST)

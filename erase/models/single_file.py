@@ -17,16 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from erase.errors import InputError
+from erase.models.families import FAMILIES
 
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-# Where a text encoder lies, by family, in the order of the family's text encoders: CLIP's own layout, or OpenCLIP's.
-TEXT_PREFIXES = {
-    "sd1": ("cond_stage_model.transformer.",),
-    "sd2": ("cond_stage_model.model.",),
-    "sdxl": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
-}
 CLIP_WORDS, OPENCLIP_WORDS = "text_model.embeddings.token_embedding.weight", "token_embedding.weight"
 # What gives other files away, for the error; looked for at the beginning of names, in this order.
 OTHERS = {
@@ -42,7 +37,6 @@ OTHERS = {
     "decoder.": "a VAE alone",
     "model.diffusion_model.": "a UNet without its text encoder",
 }
-SCALE = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 LEGACY_EPSILON = 875000  # the step count in Stable Diffusion 2's base files, which predict the noise
 
 
@@ -73,8 +67,9 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 def detect_file(tensors: Tensors) -> tuple[str, str]:
     """The family of a single file and what gave it away. Raises `InputError` that says what the file is instead."""
-    marks = {"sd1": TEXT_PREFIXES["sd1"][0] + CLIP_WORDS, "sd2": TEXT_PREFIXES["sd2"][0] + OPENCLIP_WORDS}
-    marks["sdxl"] = TEXT_PREFIXES["sdxl"][1] + OPENCLIP_WORDS
+    # The last text encoder tells them apart: XL's first is that of 1.
+    lasts = {name: family.prefixes[-1] for name, family in FAMILIES.items()}
+    marks = {name: p + (OPENCLIP_WORDS if p.endswith("model.") else CLIP_WORDS) for name, p in lasts.items()}
     found = next((name for name, mark in marks.items() if mark in tensors), None)
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")
     if found is None or first is None:
@@ -145,7 +140,7 @@ def vae_config(tensors: Tensors, family: str) -> Config:
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
         "latent_channels": get.shape("decoder.conv_in.weight", 4)[1],
-        "scaling_factor": SCALE[family],
+        "scaling_factor": FAMILIES[family].scale,
     }
 
 
@@ -162,14 +157,14 @@ def text_config(tensors: Tensors, prefix: str, first_word: int, last_word: int) 
         "hidden_size": width,
         "max_position_embeddings": get.shape(place, 2)[0],
         # Stable Diffusion 2 reads its text before the last of 24 layers, and diffusers leaves that one out.
-        "num_hidden_layers": 23 if prefix == TEXT_PREFIXES["sd2"][0] and layers == 24 else layers,
+        "num_hidden_layers": 23 if prefix == FAMILIES["sd2"].prefixes[0] and layers == 24 else layers,
         "intermediate_size": get.shape(f"{layer}.0.mlp.{'fc1' if own else 'c_fc'}.weight", 2)[0],
         "num_attention_heads": max(1, width // 64),
         "hidden_act": "quick_gelu" if own else "gelu",
         "bos_token_id": first_word,
         "eos_token_id": last_word,
     }
-    if prefix == TEXT_PREFIXES["sdxl"][1]:
+    if prefix == FAMILIES["sdxl"].prefixes[1]:
         config["projection_dim"] = get.shape("text_projection", 2)[1]
     return config
 
@@ -181,7 +176,7 @@ def predicts(tensors: Tensors, about: dict[str, str], family: str) -> str:
         return "v_prediction" if said == "v" else "epsilon"
     if "v_pred" in tensors:
         return "v_prediction"
-    return "v_prediction" if family == "sd2" and about.get("global_step") != str(LEGACY_EPSILON) else "epsilon"
+    return "epsilon" if about.get("global_step") == str(LEGACY_EPSILON) else FAMILIES[family].predicts
 
 
 def side_of(about: dict[str, str], family: str, prediction: str, scale: int) -> int:
@@ -189,8 +184,7 @@ def side_of(about: dict[str, str], family: str, prediction: str, scale: int) -> 
     found = re.fullmatch(r"(\d{2,4})x\1", about.get("modelspec.resolution", ""))
     if found and int(found[1]) % scale == 0:
         return int(found[1]) // scale
-    usual = {"sd1": 512, "sd2": 768 if prediction == "v_prediction" else 512, "sdxl": 1024}
-    return usual[family] // scale
+    return FAMILIES[family].side[prediction] // scale
 
 
 class Reader:
