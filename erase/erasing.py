@@ -13,7 +13,7 @@ from erase.concept import Concept, sentence, specimens
 from erase.errors import EraseError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, Preview, Saved, ShouldStop
-from erase.models import Model, Trained
+from erase.models import Model, Outcome, put_tensors
 from erase.runtime import command, write_json, write_png
 from erase.sampling import Shot, sample
 from erase.training import EditPlan, Session, TrainPlan, edit, train
@@ -50,8 +50,9 @@ def train_run(
         on_event(Finished(folder=folder, complete=False))
         go_on = command("run", "--resume", folder)
         raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: {go_on}")
-    proof = guards(session.model, session.concept, session.trained, steps, guidance, "raise the rates or the rounds")
-    return _saved(session.trained, proof, about, folder, on_event)
+    outcome = session.outcome()
+    proof = guards(session.model, session.concept, outcome, steps, guidance, "raise the rates or the rounds")
+    return _saved(outcome, proof, about, folder, on_event)
 
 
 def edit_run(
@@ -66,35 +67,34 @@ def edit_run(
     on_event: OnEvent,
 ) -> dict[Arm, dict[str, Tensor]]:
     """Edit the model in closed form; otherwise as `train_run`. It is one step, so there is nothing to resume in it."""
-    trained = edit(model, concept, plan, on_event)
-    proof = guards(model, concept, trained, steps, guidance, "lower method.lam")
-    return _saved(trained, proof, about, folder, on_event)
+    outcome = edit(model, concept, plan, on_event)
+    proof = guards(model, concept, outcome, steps, guidance, "lower method.lam")
+    return _saved(outcome, proof, about, folder, on_event)
 
 
 def _saved(
-    trained: Trained, proof: dict[str, Any], about: dict[str, str], folder: Path, on_event: OnEvent
+    outcome: Outcome, proof: dict[str, Any], about: dict[str, str], folder: Path, on_event: OnEvent
 ) -> dict[Arm, dict[str, Tensor]]:
     """Write guards.json and model/; return both arms' tensors."""
     write_json(folder / runs.GUARDS, proof)
-    runs.save_tensors(folder / runs.MODEL, trained.tensors(), about)
+    runs.save_tensors(folder / runs.MODEL, outcome.tensors, about)
     on_event(Saved(path=folder / runs.MODEL))
-    for parameter in trained.parameters.values():
-        parameter.requires_grad_(False)
-    return {"before": trained.originals, "after": {name: value.clone() for name, value in trained.tensors().items()}}
+    return {"before": outcome.before, "after": outcome.after}
 
 
 def guards(
-    model: Model, concept: Concept, trained: Trained, steps: int, guidance: float, remedy: str
+    model: Model, concept: Concept, outcome: Outcome, steps: int, guidance: float, remedy: str
 ) -> dict[str, Any]:
     """Proof that the run did something; raises `EraseError` if not, so that it is not reported as done."""
-    change = trained.change()
+    change = outcome.change()
     changed = sum(value > 0 for value in change.values())
     if not changed:
         raise EraseError(f"no tensor changed in this run; {remedy}")
     probe = [Shot(sentence(concept, concept.name), "probe", 0)]
     after = sample(model, probe, steps=steps, guidance=guidance)[0]
-    with trained.teacher():
-        before = sample(model, probe, steps=steps, guidance=guidance)[0]
+    put_tensors(model, outcome.before)
+    before = sample(model, probe, steps=steps, guidance=guidance)[0]
+    put_tensors(model, outcome.after)
     if not (before != after).any():
         raise EraseError(f"the probe picture is the same as before, to the bit; {remedy}")
     scopes: dict[str, list[float]] = {}

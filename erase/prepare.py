@@ -16,9 +16,9 @@ from erase.config import EDITORS, WORLD, Config, load_config
 from erase.errors import InputError
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop
-from erase.methods import Options
+from erase.methods import METHODS, Options
 from erase.methods.editing import EditOptions
-from erase.models import Model, load_model, model_hash, put_tensors, select
+from erase.models import ENCODER, LoraPlan, Model, layers, load_model, merge, model_hash, put_tensors, select
 from erase.runtime import output_folder, pick_device, user_path
 from erase.scoring import JudgePlan, content_hash
 from erase.training import EditPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
@@ -49,7 +49,7 @@ def prepare(config: Config, device: torch.device, cache: Path | None = None) -> 
     else:
         accelerator_for(config.turns.precision, device)
         model = load_model(config.model, device)
-        select(model.unet, config.method.parameters)
+        _check_trainable(model, config)
     concept = prepare_concept(config, model)
     for words in (concept.name, concept.anchor, *concept.keep):
         frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
@@ -106,18 +106,25 @@ def load_run(folder: Path, config: Config, device: torch.device) -> tuple[Model,
 
 def put_trained(folder: Path, config: Config, model: Model) -> dict[Arm, dict[str, Tensor]]:
     """Put a finished run's tensors into its base model; return the trained subset before and after."""
-    path, wanted = folder / runs.MODEL, select(model.unet, config.method.parameters)
+    path, wanted, lora = folder / runs.MODEL, select(model, config.method.parameters), lora_plan(config)
     tensors, about = runs.load_tensors(path)
-    different = sorted(tensors.keys() ^ wanted.keys())
-    if different:
-        raise InputError(f"{path} does not fit the run: {len(different)} tensors too many or missing: {different[0]}")
+    if lora is not None:
+        names = [f"{layer}.weight" for layer in layers(model, config.method.parameters)]
+        wanted = {name: wanted[name] for name in names}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise InputError(f"{path}: tensor {name} holds NaN or infinity; run the erasure again")
-    runs.check_origin(path, about, origin(config, model))
     before = {name: value.detach().clone() for name, value in wanted.items()}
-    put_tensors(model.unet, tensors)
-    return {"before": before, "after": tensors}
+    try:
+        after = tensors if lora is None else merge(before, tensors, lora)
+    except InputError as error:
+        raise InputError(f"{path} does not fit the run: {error}") from None
+    different = sorted(after.keys() ^ wanted.keys())
+    if different:
+        raise InputError(f"{path} does not fit the run: {len(different)} tensors too many or missing: {different[0]}")
+    runs.check_origin(path, about, origin(config, model))
+    put_tensors(model, after)
+    return {"before": before, "after": after}
 
 
 def origin(config: Config, model: Model) -> dict[str, str]:
@@ -134,7 +141,7 @@ def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Sessio
     return Session(
         job.model,
         job.concept,
-        MethodPlan(method.name, method.parameters, Options(**_options(job.config))),
+        MethodPlan(method.name, method.parameters, Options(**_options(job.config)), lora_plan(job.config)),
         training.optimizer,
         (RolePlan(**training.forget.model_dump()), RolePlan(**training.retain.model_dump())),
         PoolPlan(**training.pool.model_dump()),
@@ -148,7 +155,26 @@ def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Sessio
 
 
 def _options(config: Config) -> dict[str, Any]:
-    return config.method.model_dump(exclude={"name", "parameters"})
+    return config.method.model_dump(exclude={"name", "parameters", "rank", "alpha"})
+
+
+def lora_plan(config: Config) -> LoraPlan | None:
+    """The LoRA that the run trains in the weights' place, if it does."""
+    method = config.method
+    return None if method.rank is None else LoraPlan(method.rank, method.alpha or float(method.rank))
+
+
+def _check_trainable(model: Model, config: Config) -> None:
+    """Whether the method can train what its `parameters` pick."""
+    method = config.method
+    picked = select(model, method.parameters)
+    if method.rank is not None:
+        layers(model, method.parameters)
+    if METHODS[method.name].anchoring and any(name.startswith(ENCODER) for name in picked):
+        raise InputError(
+            f"{method.name} holds the UNet to what it did on random embeddings, which no text encoder reads; "
+            f"parameters {method.parameters!r} pick one: use xattn"
+        )
 
 
 def edits(config: Config) -> bool:

@@ -47,7 +47,7 @@ def report_run(
         facts["judges"] = judges_hash()
     else:
         found, moved = [], []
-        put_tensors(model.unet, arms["before"])
+        put_tensors(model, arms["before"])
         facts["base_weights"] = model_hash(model)
         shown = draw_pairs(plan, model, arms, concept, folder, on_event, should_stop)
     facts["trained_weights"] = file_hash(folder / runs.MODEL)

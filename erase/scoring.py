@@ -68,7 +68,7 @@ def judge_run(
     rows: list[Row] = []
     drawn: dict[Arm, Drawn] = {}
     for arm in ("before", "after"):
-        put_tensors(model.unet, arms[arm])
+        put_tensors(model, arms[arm])
         setting = Setting(
             plan.run_id,
             plan.method,
@@ -104,7 +104,7 @@ def draw_pairs(
     named = specimens(concept)
     shots = [Shot(sentence(concept, words), f"pair/{words}", i) for i, (_, words) in enumerate(named)]
     for arm in ("before", "after"):
-        put_tensors(model.unet, arms[arm])
+        put_tensors(model, arms[arm])
         drawn = sample(
             model,
             shots,

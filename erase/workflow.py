@@ -235,5 +235,5 @@ def listing(kind: str) -> list[tuple[str, str]]:
     if kind == "concepts":
         return [(n, "object of the world") for n in OBJECT_NAMES] + [(n, "style of the world") for n in STYLE_NAMES]
     model = load_model(WORLD)
-    counts = {p: sum(v.numel() for v in select(model.unet, p).values()) for p in PRESETS}
+    counts = {p: sum(v.numel() for v in select(model, p).values()) for p in PRESETS}
     return [(p, f"{counts[p]:,} weights of the world; pattern {PRESETS[p] or '(everything)'}") for p in PRESETS]

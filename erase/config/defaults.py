@@ -4,35 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
+# Every method that trains has these; null: the weights themselves, and a LoRA that counts once.
+_TRAINED: dict[str, Any] = {"rank": None, "alpha": None, "retain_weight": 1.0}
+_ATTACK = {"attack_tokens": 1, "attack_steps": 3, "attack_lr": 0.1, "attack_from": 0.2}
 _EDITOR = {"parameters": "xattn-kv", "keep_weight": 1.0, "keep_prompts": 800}
 
 # Keys under "method" are the options which that method has; an option of
 # another method is refused. The rates are for Stable Diffusion, near published ones; no run on it was made here.
 # Published, each with one Adam: ESD 1e-5 for 1,000 steps, later 5e-5 for 200, without a retain
-# loss; Concept Ablation 2e-6 times the batch, 100 steps; SalUn and SFRon 1e-5 in batches of 8; gradient ascent 1e-5.
+# loss; SPM 1e-4 for 3,000 steps; AdvUnlearn 1e-5 for 1,000; Concept Ablation 2e-6 times the batch, 100 steps; SalUn and
+# SFRon 1e-5 in batches of 8; gradient ascent 1e-5.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "esd": {
-        "method": {"parameters": "xattn", "guidance": 1.0, "retain_weight": 1.0},
+        "method": {"parameters": "xattn", "guidance": 1.0, **_TRAINED},
         "train": {"rounds": 500, "batch": 1, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5, "warmup": 20}},
     },
+    "spm": {
+        "method": {"parameters": r"\.attentions\.", "guidance": 1.0, **_TRAINED, "rank": 1, "alpha": 1.0},
+        "train": {
+            "rounds": 1000,
+            "batch": 1,
+            "forget": {"lr": 1e-4, "schedule": "cosine"},
+            "retain": {"lr": 1e-4, "schedule": "cosine", "warmup": 20},
+        },
+    },
+    "advunlearn": {
+        "method": {"parameters": "text-encoder", "guidance": 1.0, **_TRAINED, **_ATTACK},
+        "train": {"rounds": 1000, "batch": 1, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5, "warmup": 20}},
+    },
     "ablation": {
-        "method": {"parameters": "xattn-kv", "retain_weight": 1.0},
+        "method": {"parameters": "xattn-kv", **_TRAINED},
         "train": {"rounds": 200, "batch": 4, "forget": {"lr": 8e-6}, "retain": {"lr": 8e-6}},
     },
     "salun": {
-        "method": {"parameters": "full", "pictures": "concept", "mask_share": 0.5, "retain_weight": 1.0},
+        "method": {"parameters": "full", "pictures": "concept", "mask_share": 0.5, **_TRAINED},
         "train": {"rounds": 500, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
     },
     "sfron": {
-        "method": {"parameters": "full", "pictures": "concept", "ratio": 1.0, "retain_weight": 1.0},
+        "method": {"parameters": "full", "pictures": "concept", "ratio": 1.0, **_TRAINED},
         "train": {"rounds": 500, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
     },
     "ga": {
-        "method": {"parameters": "xattn", "retain_weight": 1.0},
+        "method": {"parameters": "xattn", **_TRAINED},
         "train": {"rounds": 100, "batch": 4, "forget": {"lr": 5e-6}, "retain": {"lr": 1e-5}},
     },
     "npo": {
-        "method": {"parameters": "xattn", "beta": 10.0, "retain_weight": 1.0},
+        "method": {"parameters": "xattn", "beta": 10.0, **_TRAINED},
         "train": {"rounds": 200, "batch": 4, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5}},
     },
     # Editors solve for their weights: they have no "train". Published: UCE and RECE lam 0.5 and 0.1.
@@ -57,6 +74,10 @@ def _world(train: dict[str, Any], forget: float, retain: float, **method: Any) -
 
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
     "esd": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 6e-4, 6e-4),
+    "spm": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 10e-4, 10e-4, parameters=r"\.attentions\."),
+    "advunlearn": _world(
+        {**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 2e-4, 2e-4, parameters="text-encoder"
+    ),
     "ablation": _world(_WORLD_TRAIN, 12e-4, 12e-4),
     "salun": _world(_WORLD_PLAIN, 5e-4, 10e-4, pictures="anchor"),
     "sfron": _world(_WORLD_PLAIN, 10e-4, 10e-4, pictures="anchor"),

@@ -21,7 +21,8 @@ from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
 WORLD = "world"
 
 OPTIONS = (
-    "guidance", "pictures", "mask_share", "ratio", "beta", "retain_weight",
+    "rank", "alpha", "guidance", "pictures", "mask_share", "ratio", "beta", "retain_weight",
+    "attack_tokens", "attack_steps", "attack_lr", "attack_from",
     "lam", "keep_weight", "keep_prompts", "repeats", "reg", "null",
 )  # fmt: skip
 
@@ -59,8 +60,8 @@ class ConceptSection(Section):
     anchor: str = Field(
         "",
         max_length=200,
-        description="What it becomes. Empty: esd leaves the concept out of the prompt, ablation, salun, sfron, uce, "
-        "rece and speed take the first of `keep`; ga and npo need none.",
+        description="What it becomes. Empty: esd, spm and advunlearn leave the concept out of the prompt, ablation, "
+        "salun, sfron, uce, rece and speed take the first of `keep`; ga and npo need none.",
     )
     keep: Annotated[Literal["auto"] | list[Name], BeforeValidator(_split_names)] = Field(
         "auto", description="Neighbours whose pictures must stay. auto: the nearest by text similarity."
@@ -86,16 +87,29 @@ class ConceptSection(Section):
 class MethodSection(Section):
     """How it goes: the losses and the weights they may move. A bare name stands for `{name: ...}`."""
 
-    name: Literal["esd", "ablation", "salun", "sfron", "ga", "npo", "uce", "rece", "speed"] = Field(
-        description="Which losses, or which solution in closed form; see `erase list methods`."
+    name: Literal["esd", "spm", "advunlearn", "ablation", "salun", "sfron", "ga", "npo", "uce", "rece", "speed"] = (
+        Field(description="Which losses, or which solution in closed form; see `erase list methods`.")
     )
     parameters: str = Field(
         min_length=1,
-        description="Weights that change: xattn-kv, xattn, noxattn, full, or a regular expression on their names. "
-        "More of them erase harder, cost more memory and break more. uce, rece and speed: inside xattn-kv.",
+        description="Weights that change: xattn-kv, xattn, noxattn, full, text-encoder, or a regular expression on "
+        "their names. More of them erase harder, cost memory and break more. uce, rece and speed: inside xattn-kv.",
+    )
+    rank: Count | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Train a LoRA of this rank on the layers among `parameters` instead of their weights (null): less "
+        "memory, a small file, a softer change. spm: always a LoRA.",
+    )
+    alpha: Real | None = Field(
+        None, gt=0, description="The LoRA counts alpha / rank times; null: once. Lower is like a lower rate."
     )
     guidance: Real | None = Field(
-        None, ge=0, le=30, description="esd: how far away it steers. Higher erases harder and hurts neighbours sooner."
+        None,
+        ge=0,
+        le=30,
+        description="esd, spm, advunlearn: how far away it steers. Higher erases harder and hurts neighbours sooner.",
     )
     pictures: Literal["concept", "anchor", "both"] | None = Field(
         None,
@@ -118,6 +132,21 @@ class MethodSection(Section):
         gt=0,
         description="npo: how soon ascent fades: at 3 / beta above the original loss a tenth is left. Higher erases "
         "less and breaks less.",
+    )
+    attack_tokens: Count | None = Field(
+        None, ge=1, le=32, description="advunlearn: length of the adversarial prefix. Longer ones attack harder."
+    )
+    attack_steps: Count | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="advunlearn: steps of the attack before each update, a forward and a backward pass each. 0: none.",
+    )
+    attack_lr: Real | None = Field(
+        None, gt=0, description="advunlearn: size of an attack's step, in units of the word embeddings' spread."
+    )
+    attack_from: Real | None = Field(
+        None, ge=0, le=1, description="advunlearn: share of the rounds that pass before the attack begins."
     )
     retain_weight: Real | None = Field(
         None,

@@ -1,6 +1,7 @@
 """Erasure methods: a forget loss, a retain loss and where their noisy latents come from; or an edit in closed form."""
 
 from erase.methods.ablation import ABLATION
+from erase.methods.advunlearn import ADVUNLEARN
 from erase.methods.editing import Editor
 from erase.methods.esd import ESD
 from erase.methods.ga import GA
@@ -10,9 +11,10 @@ from erase.methods.rece import RECE
 from erase.methods.salun import SALUN
 from erase.methods.sfron import SFRON
 from erase.methods.speed import SPEED
+from erase.methods.spm import SPM
 from erase.methods.uce import UCE
 
-METHODS: dict[str, Method] = {m.name: m for m in (ESD, ABLATION, SALUN, SFRON, GA, NPO)}
+METHODS: dict[str, Method] = {m.name: m for m in (ESD, SPM, ADVUNLEARN, ABLATION, SALUN, SFRON, GA, NPO)}
 EDITORS: dict[str, Editor] = {e.name: e for e in (UCE, RECE, SPEED)}
 
 __all__ = ["EDITORS", "METHODS", "Batch", "Method", "Nets", "Options", "Shown"]

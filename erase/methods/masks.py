@@ -7,7 +7,7 @@ A method says which role's steps its mask binds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def fisher_mask(
     return _split(parameters, chosen)
 
 
-def gradients(parameters: dict[str, nn.Parameter], loss: Tensor) -> tuple[Tensor, ...]:
+def gradients(parameters: Mapping[str, Tensor], loss: Tensor) -> tuple[Tensor, ...]:
     """Gradients without touching `.grad`; a parameter that the loss does not reach gets zeros.
 
     The loss is scaled up for the backward pass, by a power of two (exact in float32): fp16 would lose small gradients.

@@ -60,6 +60,10 @@ class Options:
     ratio: float = 1.0
     beta: float = 10.0
     retain_weight: float = 1.0
+    attack_tokens: int = 1
+    attack_steps: int = 3
+    attack_lr: float = 0.1
+    attack_from: float = 0.2
 
 
 Loss = Callable[[Nets, Batch, Options], Tensor]
@@ -74,6 +78,9 @@ class Method:
     `mask` says what the mask is made of, `mask_roles` whose steps it binds. `relabel` says what stands in for an empty
     anchor: the nearest kept concept (True) or the prompt without the concept. `shown` says whose pictures the forget
     latents are of: the concept's, the anchor's, or half of each; `Options.pictures` can say otherwise.
+
+    `anchoring`: retain latents are those of the forget pool, under random embeddings; there is no retain pool then.
+    `adversary`: the concept's prompts are read behind an adversarial prefix.
     """
 
     name: str
@@ -86,6 +93,8 @@ class Method:
     mask_roles: tuple[Role, ...] = ("forget",)
     relabel: bool = False
     shown: Shown = "concept"
+    anchoring: bool = False
+    adversary: bool = False
 
 
 def present(value: Tensor | None, what: str) -> Tensor:

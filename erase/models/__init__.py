@@ -1,20 +1,27 @@
 """Load a text-to-image model, and choose which of its tensors a run trains."""
 
+from erase.models.adapter import Adapter, LoraPlan, layers, merge
 from erase.models.families import FAMILIES
 from erase.models.loading import WORLD, Model, load_model, model_hash, quiet_libraries
-from erase.models.parameters import PRESETS, Trained, put_tensors, select
+from erase.models.parameters import ENCODER, PRESETS, Outcome, Trained, put_tensors, select
 from erase.models.text import Text, choose, join
 
 __all__ = [
+    "ENCODER",
     "FAMILIES",
     "PRESETS",
     "WORLD",
+    "Adapter",
+    "LoraPlan",
     "Model",
+    "Outcome",
     "Text",
     "Trained",
     "choose",
     "join",
+    "layers",
     "load_model",
+    "merge",
     "model_hash",
     "put_tensors",
     "quiet_libraries",

@@ -108,18 +108,35 @@ class Model:
         # Not verbose: the library would warn in words of its own that a text is too long.
         return self.tokenizer(text, verbose=False).input_ids
 
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The names of the parts that read prompts."""
+        return FAMILIES[self.family].text_encoders
+
     def encode(self, prompts: list[str]) -> Text:
         """What the UNet is told of each prompt."""
-        if self.text_encoder_2 is None:
-            return Text(self.text_encoder(self.ids(prompts))[0])
-        first = self.text_encoder(self.ids(prompts), output_hidden_states=True)
-        second = self.text_encoder_2(self.ids(prompts, self.tokenizer_2), output_hidden_states=True)
+        tokenizers = FAMILIES[self.family].tokenizers
+        return self.read(tuple(self.ids(prompts, getattr(self, name)) for name in tokenizers))
+
+    def read(self, ids: tuple[Tensor, ...], prefix: tuple[Tensor, ...] = ()) -> Text:
+        """The same of token ids (N, L), one tensor for each text encoder, with a graph where the encoders train.
+
+        `prefix` (k, E) for each are token embeddings to put between the start and the words, whose end is cut off then.
+        """
+        encoders = [getattr(self, name) for name in self.text_encoders]
+        given: tuple[Tensor | None, ...] = prefix or (None,) * len(ids)
+        outs = [_run(encoder, words, put) for encoder, words, put in zip(encoders, ids, given, strict=True)]
+        if len(outs) == 1:
+            return Text(outs[0][0], None, ids, prefix)
+        first, second = outs
         # SDXL reads both encoders before their last layer (Podell et al. 2023, section 2.1).
-        text = Text(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds)
-        if not self.blank_is_zero:
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        text = Text(states, second.text_embeds, ids, prefix)
+        if not self.blank_is_zero or prefix:
             return text
-        blank = torch.tensor([not prompt for prompt in prompts], device=self.device)
-        return choose(blank, Text(torch.zeros_like(text.states), torch.zeros_like(second.text_embeds)), text)
+        blank = ids[0][:, 1] == self.tokenizer.eos_token_id  # the end follows upon the start
+        nothing = Text(torch.zeros_like(states), torch.zeros_like(second.text_embeds), ids)
+        return choose(blank, nothing, text)
 
     def predict(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
         """The UNet's eps or v, float32 (B, C, h, w), at noisy latents of that shape, times (B,) or one, B prompts."""
@@ -163,6 +180,24 @@ class Model:
         else:
             parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         return getattr(diffusers, family.pipeline)(**parts)
+
+
+def _run(encoder: Any, ids: Tensor, prefix: Tensor | None) -> Any:
+    """A text encoder's outputs, of all layers; of SDXL's two, both give what they saw before the last one."""
+    if prefix is None:
+        return encoder(ids, output_hidden_states=True)
+    k = len(prefix)
+    # Their ids count no more, but the pooled state is looked up at the first end of text.
+    moved = torch.cat([ids[:, :1].expand(-1, k + 1), ids[:, 1 : -1 - k], ids[:, -1:]], dim=1)
+
+    def put(module: Any, args: Any, found: Tensor) -> Tensor:
+        return torch.cat([found[:, :1], prefix.to(found.dtype).expand(len(found), -1, -1), found[:, 1 + k :]], dim=1)
+
+    hook = encoder.get_input_embeddings().register_forward_hook(put)
+    try:
+        return encoder(moved, output_hidden_states=True)
+    finally:
+        hook.remove()
 
 
 def load_model(source: str, device: torch.device | str = "cpu") -> Model:

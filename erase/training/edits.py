@@ -12,7 +12,7 @@ from erase.errors import InputError
 from erase.events import OnEvent, Progress
 from erase.methods import EDITORS
 from erase.methods.editing import EditOptions
-from erase.models import PRESETS, Model, Trained, select
+from erase.models import PRESETS, Model, Outcome, Trained, select
 from erase.runtime import stable_seed
 from erase.training.prompts import forget_pairs, retain_prompts
 
@@ -30,8 +30,8 @@ class EditPlan:
 
 
 @torch.no_grad()
-def edit(model: Model, concept: Concept, plan: EditPlan, on_event: OnEvent) -> Trained:
-    """Solve for the selected weights and put them into the model; return them with their originals.
+def edit(model: Model, concept: Concept, plan: EditPlan, on_event: OnEvent) -> Outcome:
+    """Solve for the selected weights and put them into the model.
 
     Raises `InputError` for a selection that holds anything but keys and values of cross-attention.
     """
@@ -39,12 +39,12 @@ def edit(model: Model, concept: Concept, plan: EditPlan, on_event: OnEvent) -> T
     erase, target, keep = embeddings(model, concept, plan.options.keep_prompts, plan.seed, on_event)
     trained.load(EDITORS[plan.name].edit(trained.originals, erase, target, keep, plan.options))
     on_event(Progress(what="solving", done=1, total=1))
-    return trained
+    return trained.outcome()
 
 
 def projections(model: Model, parameters: str) -> dict[str, torch.nn.Parameter]:
     """The selected weights, all of which must read text embeddings; raises `InputError` for others."""
-    found, readers = select(model.unet, parameters), select(model.unet, PRESETS["xattn-kv"])
+    found, readers = select(model, parameters), select(model, PRESETS["xattn-kv"])
     others = [name for name in found if name not in readers or found[name].ndim != 2]
     if others:
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,10 +17,12 @@ from erase.events import OnEvent, ShouldStop, never
 from erase.methods import METHODS, Batch, Method, Nets, Options
 from erase.methods.masks import fisher_mask, gradient_mask
 from erase.methods.parts import Shown, present
-from erase.models import Model, Text, Trained, select
+from erase.methods.spm import unlike
+from erase.models import ENCODER, Adapter, LoraPlan, Model, Outcome, Text, Trained, select
 from erase.optim import SharedOptim, Turns
 from erase.optim.turn import Role
 from erase.runtime import stable_seed
+from erase.training.attack import Attack
 from erase.training.optimizers import Kind, RolePlan, build
 from erase.training.pool import Pool, PoolPlan, fill
 from erase.training.prompts import Pair, forget_pairs, retain_prompts
@@ -32,11 +34,12 @@ MASK_BATCHES, MASK_PICTURES = 16, 64
 
 @dataclass(frozen=True, slots=True)
 class MethodPlan:
-    """Which method, on which tensors, with which options."""
+    """Which method, on which tensors or a LoRA on them, with which options."""
 
     name: str
     parameters: str
     options: Options
+    lora: LoraPlan | None = None
 
 
 class Session:
@@ -67,8 +70,12 @@ class Session:
         self.scale = LossScale(self.accelerator.scaler)
         self.pool_plan, self.pool_age, self.on_event = pool, 0, on_event
         self.pools = self._pools(should_stop)
-        self.trained = Trained(select(model.unet, method.parameters))
+        seed_of_lora = stable_seed(seed, "lora")
+        self.adapter = Adapter(model, method.parameters, method.lora, seed_of_lora) if method.lora else None
+        self.trained = self.adapter.trained if self.adapter else Trained(select(model, method.parameters))
+        self.reads = any(name.startswith(ENCODER) for name in self.trained.parameters)  # a text encoder trains
         self.nets = Nets(self._student, self._teacher)
+        self.attack = Attack(model, self.options, rounds, seed) if self.method.adversary else None
         self.mask = self._mask(should_stop)
         self.optimizer: Turns = build(
             optimizer, self.trained.parameters, *roles, self.mask, self.method.mask_roles, rounds
@@ -76,8 +83,12 @@ class Session:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs beside the round: batches and pools depend on (seed, round) alone."""
-        trained = {name: value.clone() for name, value in self.trained.tensors().items()}
-        return {"trained": trained, "optimizer": self.optimizer.state_dict(), "scale": self.scale.state_dict()}
+        return {
+            "trained": {name: value.clone() for name, value in self.trained.tensors().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scale": self.scale.state_dict(),
+            "attack": [] if self.attack is None else self.attack.state(),
+        }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from `state_dict`; raises `InputError` for that of another run, and changes nothing then."""
@@ -86,6 +97,8 @@ class Session:
             self.trained.load(saved["trained"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scale.load_state_dict(saved["scale"])
+            if self.attack is not None:
+                self.attack.load(saved["attack"])
         except (KeyError, TypeError, AttributeError) as error:
             self.trained.load(before)
             raise InputError(
@@ -100,6 +113,8 @@ class Session:
         self._refresh(round)
         generator = torch.Generator().manual_seed(stable_seed(self.seed, role, round, micro))
         batch = self.draw(role, self.batch, generator)
+        if role == "forget" and self.attack is not None:
+            batch = self.attack.harder(self.nets.student, batch, round)
         if role == "forget":
             return self.method.forget(self.nets, batch, self.options)
         return self.options.retain_weight * self.method.retain(self.nets, batch, self.options)
@@ -109,9 +124,16 @@ class Session:
         if isinstance(self.optimizer, SharedOptim):
             self.optimizer.mask_gradients(role)
 
+    def outcome(self) -> Outcome:
+        """What training made, with the model as it is then. The session is at its end: a LoRA is taken apart."""
+        return self.adapter.outcome() if self.adapter else self.trained.outcome()
+
     def draw(self, role: str, size: int, generator: torch.Generator) -> Batch:
         """A random batch of a role from its pool."""
         source = self.method.forget_source if role == "forget" else self.method.retain_source
+        if role == "retain" and self.method.anchoring:
+            batch = self.pools["forget"].from_trajectories(size, generator)
+            return replace(batch, text=unlike(batch.text, generator), conditional=None)
         pool = self.pools[role]
         if source == "trajectories":
             return pool.from_trajectories(size, generator)
@@ -120,6 +142,8 @@ class Session:
     def _student(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
         # A context for each call: autocast caches the cast weights until it ends, and the teacher's must not be reused.
         with self.accelerator.autocast():
+            if self.reads or text.prefix:
+                text = self.model.read(text.ids, text.prefix)
             return self.model.predict(noisy, times, text)
 
     def _teacher(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
@@ -142,10 +166,10 @@ class Session:
         kept = [Pair(p, p) for p in retain_prompts(self.model, concept, plan.retain, generator)]
         with self.accelerator.autocast():
             trails = method.forget_source == "trajectories", method.retain_source == "trajectories"
-            return {
-                "forget": self._fill(pairs, seed, self.shown, trails[0], "sampling forget latents", should_stop),
-                "retain": self._fill(kept, seed, "concept", trails[1], "sampling retain latents", should_stop),
-            }
+            pools = {"forget": self._fill(pairs, seed, self.shown, trails[0], "sampling forget latents", should_stop)}
+            if not method.anchoring:
+                pools["retain"] = self._fill(kept, seed, "concept", trails[1], "sampling retain latents", should_stop)
+            return pools
 
     def _fill(
         self, pairs: list[Pair], seed: int, shown: Shown, trails: bool, what: str, should_stop: ShouldStop

@@ -358,13 +358,13 @@ def test_a_cosine_ends_at_nothing_and_a_constant_does_not(tiny_model: Model) -> 
 
 def test_a_pattern_that_matches_nothing_is_refused(tiny_model: Model) -> None:
     with pytest.raises(InputError, match="matches no parameter"):
-        select(tiny_model.unet, r"no\.such\.layer")
+        select(tiny_model, r"no\.such\.layer")
     with pytest.raises(InputError, match="no valid regular expression"):
-        select(tiny_model.unet, "(")
+        select(tiny_model, "(")
 
 
 def test_presets_select_what_their_names_say(tiny_model: Model) -> None:
-    names = {preset: set(select(tiny_model.unet, preset)) for preset in ("xattn-kv", "xattn", "noxattn", "full")}
+    names = {preset: set(select(tiny_model, preset)) for preset in ("xattn-kv", "xattn", "noxattn", "full")}
     assert names["xattn-kv"] < names["xattn"] < names["full"]
     assert names["xattn"] | names["noxattn"] == names["full"]
     assert not names["xattn"] & names["noxattn"]

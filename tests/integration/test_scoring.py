@@ -32,9 +32,9 @@ def world() -> Model:
 
 @pytest.fixture
 def arms(world: Model) -> Iterator[dict[Any, dict[str, torch.Tensor]]]:
-    before = {name: p.detach().clone() for name, p in select(world.unet, "xattn").items()}
+    before = {name: p.detach().clone() for name, p in select(world, "xattn").items()}
     yield {"before": before, "after": {name: value * 1.01 for name, value in before.items()}}
-    put_tensors(world.unet, before)
+    put_tensors(world, before)
 
 
 def test_a_row_tells_where_its_picture_came_from(world: Model, arms: Any, tmp_path: Path) -> None:
