@@ -23,7 +23,7 @@ SHORT: dict[str, tuple[str, str]] = {
         "what it becomes; empty: left out by esd, the first kept concept for others",
     ),
     "keep": ("concept.keep", "neighbours that must stay, separated by commas"),
-    "method": ("method", "esd, ablation, salun, sfron, ga, npo, uce, rece or speed"),
+    "method": ("method", "esd, spm, advunlearn, ablation, salun, sfron, ga, npo, uce, rece or speed"),
     "optimizer": ("train.optimizer", "dual, dual_plus, shared or joint"),
     "rounds": ("train.rounds", "how long it trains; one round is a forget and a retain step"),
     "seed": ("seed", "start of every random stream"),
@@ -32,7 +32,7 @@ SHORT: dict[str, tuple[str, str]] = {
 }
 
 # Formats and precisions of `erase export`; erase/export/ would import torch for them.
-EXPORTS = ("diffusers", "single-file", "lora", "lora-peft", "delta")
+EXPORTS = ("diffusers", "single-file", "lora", "lora-peft", "delta", "text-encoder")
 DTYPES = ("fp32", "fp16", "bf16")
 
 
@@ -129,13 +129,19 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         choices=EXPORTS,
         default="diffusers",
         help="diffusers: a pipeline folder (the default); single-file: the whole model as A1111 and ComfyUI read it; "
-        "lora, lora-peft: the change of the weights as a LoRA, in kohya's or PEFT's form; delta: the trained tensors",
+        "lora, lora-peft: the change of the weights as a LoRA, in kohya's or PEFT's form; delta: the trained tensors; "
+        "text-encoder: that alone",
     )
     made.add_argument("--output", metavar="PATH", type=user_path, required=True, help="a new folder, or .safetensors")
     made.add_argument(
         "--dtype", choices=DTYPES, help="precision of the weights (fp32, or that of the base's single file)"
     )
-    made.add_argument("--rank", metavar="N", type=_positive, help="rank of a LoRA; a higher one loses less (16)")
+    made.add_argument(
+        "--rank",
+        metavar="N",
+        type=_positive,
+        help="rank of a LoRA; a higher one loses less (16; all of it where a LoRA was trained, or solved for)",
+    )
 
 
 def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:

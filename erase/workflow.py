@@ -25,6 +25,7 @@ from erase.prepare import (
     edits,
     judge_plan,
     load_run,
+    lora_plan,
     open_session,
     origin,
     prepare,
@@ -208,15 +209,26 @@ def export(
 ) -> Path:
     """Write a finished run's model in `format` to `output`, with a model card.
 
-    `dtype` is fp32, fp16 or bf16, None: fp32, or a base file's own; `rank`, 16 if None, is that of a LoRA. What a LoRA
-    cannot hold is warned of.
+    `dtype` is fp32, fp16 or bf16, None: fp32, or a base file's own; `rank` is that of a LoRA, None: 16, or what
+    holds all of a LoRA that was trained and of a closed form. What a LoRA cannot hold is warned of.
     """
     plan = plan_export(format, output, dtype, rank)
     config = stored_config(folder, finished=True)
     model, arms = load_run(folder, config, torch.device("cpu"))
     about = runs.read_about(folder / runs.MODEL)
     recipe = {"version": __version__, **about, "config": without_paths(config.model_dump())}
-    erased = Erased(model, arms["before"], arms["after"], config.concept.name, recipe)
+    lora = lora_plan(config)
+    factors = runs.load_tensors(folder / runs.MODEL)[0] if lora else {}
+    erased = Erased(
+        model,
+        arms["before"],
+        arms["after"],
+        config.concept.name,
+        recipe,
+        factors=factors,
+        alpha=lora.alpha if lora else 0.0,
+        solved=edits(config),
+    )
     for text in save(plan, erased, partial(write_card, folder)):
         on_event(Warned(text=text))
     return output

@@ -13,12 +13,11 @@ import torch
 
 from erase.errors import InputError
 from erase.export.about import Erased
-from erase.export.diffusers import write_pipeline
+from erase.export.diffusers import write_pipeline, write_text_encoder
 from erase.export.lora import write_lora
 from erase.export.single_file import write_delta, write_single_file
 from erase.export.writing import DTYPES, staged
 
-RANK = 16
 SUFFIX = ".safetensors"
 
 
@@ -41,6 +40,9 @@ FORMATS = {
     "lora": Format("a LoRA in kohya's form", partial(write_lora, kohya=True), ranked=True),
     "lora-peft": Format("a LoRA in PEFT's form", partial(write_lora, kohya=False), ranked=True),
     "delta": Format("the trained tensors alone", write_delta),
+    "text-encoder": Format(
+        "the text encoder alone, which fits every model that has one like it", write_text_encoder, folder=True
+    ),
 }
 
 
@@ -57,7 +59,7 @@ class Plan:
     format: Format
     output: Path
     dtype: torch.dtype | None
-    rank: int
+    rank: int | None
 
 
 def plan_export(format: str, output: Path, dtype: str | None = None, rank: int | None = None) -> Plan:
@@ -81,7 +83,7 @@ def plan_export(format: str, output: Path, dtype: str | None = None, rank: int |
     for path in () if found.folder else (output, output.with_suffix(".md"), output.with_suffix(".png")):
         if os.path.lexists(path):
             raise InputError(f"output {path} exists; name a new file")
-    return Plan(found, output, None if dtype is None else DTYPES[dtype], RANK if rank is None else rank)
+    return Plan(found, output, None if dtype is None else DTYPES[dtype], rank)
 
 
 def _ranked() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -14,10 +14,11 @@ from erase.models import FAMILIES, Model
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """An erased model: the tensors that were trained, by their names in the UNet, before and after.
+    """An erased model: the tensors that were trained, by their names in the model, before and after.
 
     `model` has the latter in place. `recipe` is what was done, for the file's metadata: JSON, and no folder of this
-    machine in it.
+    machine in it. `factors` are those of a LoRA that was trained, which counts `alpha` / rank times; `solved` says that
+    the change is a closed form's.
     """
 
     model: Model
@@ -25,6 +26,9 @@ class Erased:
     after: dict[str, Tensor]
     concept: str
     recipe: dict[str, Any]
+    factors: dict[str, Tensor] = field(default_factory=dict)
+    alpha: float = 0.0
+    solved: bool = False
 
 
 def metadata(erased: Erased, implementation: str, kind: str = "", **more: Any) -> dict[str, str]:

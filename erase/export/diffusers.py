@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from erase.errors import InputError
 from erase.export.about import Erased
 from erase.export.writing import check_range
-from erase.models import quiet_libraries
+from erase.models import ENCODER, FAMILIES, quiet_libraries
 
 
 def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype | None) -> list[str]:
@@ -22,6 +23,25 @@ def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype | None) -> l
         for part in model.weighted.values():
             check_range(part.to(dtype or torch.float32).state_dict())
         model.pipeline().save_pretrained(folder, safe_serialization=True)
+    _drop_paths(folder)
+    return []
+
+
+def write_text_encoder(erased: Erased, folder: Path, dtype: torch.dtype | None) -> list[str]:
+    """Write the text encoders and tokenizers alone, each in its folder: put over another model's, they erase there too.
+
+    Raises `InputError` where the run left them as they were.
+    """
+    model = erased.model
+    if not any(name.startswith(ENCODER) for name in erased.after):
+        raise InputError("the run changed no text encoder, so there is none to export alone; use diffusers or lora")
+    with quiet_libraries():
+        for part in model.text_encoders:
+            module = getattr(model, part).to(dtype or torch.float32)
+            check_range(module.state_dict())
+            module.save_pretrained(folder / part, safe_serialization=True)
+        for part in FAMILIES[model.family].tokenizers:
+            getattr(model, part).save_pretrained(folder / part)
     _drop_paths(folder)
     return []
 

@@ -62,6 +62,12 @@ def ldm_names(unet: Any) -> dict[str, str]:
     return {ours: ldm for ldm, (ours,) in places(_unet(unet)).items()}
 
 
+def text_to_ldm(model: Model, part: str) -> Tensors:
+    """The tensors of one text encoder under LDM's names."""
+    family = FAMILIES[model.family]
+    return _in_ldm(_text_encoder(getattr(model, part), family.prefixes[family.text_encoders.index(part)]))
+
+
 def _in_ldm(part: Part) -> Tensors:
     """The part's tensors under LDM's names, as diffusers reads them back bit for bit."""
     made: Tensors = {}

@@ -11,11 +11,15 @@ from torch import Tensor
 from erase.errors import InputError
 from erase.export.about import Erased, metadata
 from erase.export.writing import write_tensors
+from erase.models import ENCODER, Model
+
+RANK = 16
+UP, DOWN = ".lora_B.weight", ".lora_A.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """A change as LoRA factors. `tensors` has them under PEFT's names, all of rank `rank`.
+    """A change as LoRA factors that count `alpha` / `rank` times. `tensors` has them under PEFT's names.
 
     `kept` is ||dW_r||^2 / ||dW||^2 over all trained tensors, in [0, 1]; `left_out` names those that a LoRA has no
     place for: biases, norms.
@@ -23,25 +27,71 @@ class LowRank:
 
     tensors: dict[str, Tensor]
     rank: int
+    alpha: float
     kept: float
     left_out: list[str]
 
 
-def write_lora(erased: Erased, path: Path, dtype: torch.dtype | None, *, rank: int, kohya: bool) -> list[str]:
-    """Write the change as a LoRA in kohya's form, else PEFT's; return what it lacks, in words."""
-    found = factorise(erased.before, erased.after, rank)
+def write_lora(erased: Erased, path: Path, dtype: torch.dtype | None, *, rank: int | None, kohya: bool) -> list[str]:
+    """Write the change as a LoRA in kohya's form, else PEFT's; return what it lacks, in words.
+
+    With `rank` None a LoRA that was trained is written as it is, a closed form's edit at the rank that holds all of it,
+    any other change at `RANK`.
+    """
+    if rank is None and erased.factors:
+        found = trained_factors(erased.factors, erased.alpha)
+    elif rank is None and erased.solved:
+        found = factorise(erased.before, erased.after, whole_rank(erased.before, erased.after))
+    else:
+        found = factorise(erased.before, erased.after, rank or RANK)
     more = {"rank": found.rank, "share of the squared change": found.kept, "left out": found.left_out}
     about = metadata(erased, "diffusers", "/lora", **more)
-    tensors = found.tensors
     if kohya:
-        from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
-
-        tensors = convert_state_dict_to_kohya(tensors)
         # A1111 sorts LoRAs by the first of these, and hides those of the other version.
         about |= {"ss_v2": str(erased.model.family == "sd2"), "ss_network_module": "networks.lora"}
-        about |= {"ss_network_dim": str(found.rank), "ss_network_alpha": str(found.rank)}
-    write_tensors(path, tensors, dtype, about)
+        about |= {"ss_network_dim": str(found.rank), "ss_network_alpha": f"{found.alpha:g}"}
+    write_tensors(path, _kohya(found, erased.model) if kohya else _peft(found), dtype, about)
     return _lacks(found)
+
+
+def trained_factors(factors: dict[str, Tensor], alpha: float) -> LowRank:
+    """A LoRA that was trained, as it is."""
+    rank = next(len(value) for name, value in factors.items() if name.endswith(DOWN))
+    return LowRank({_peft_name(name): value for name, value in factors.items()}, rank, alpha, 1.0, [])
+
+
+def _peft_name(name: str) -> str:
+    """PEFT's names begin with the part; the text encoders' have a prefix that newer libraries leave out."""
+    part, _, rest = name.partition(".")
+    if not part.startswith(ENCODER):
+        return f"unet.{name}"
+    return f"{part}.{rest}" if rest.startswith("text_projection") else f"{part}.text_model.{rest}"
+
+
+def _peft(found: LowRank) -> dict[str, Tensor]:
+    """PEFT's form has no place for alpha: the factors count once."""
+    scale = found.alpha / found.rank
+    return {name: value * scale if name.endswith(UP) else value for name, value in found.tensors.items()}
+
+
+def _kohya(found: LowRank, model: Model) -> dict[str, Tensor]:
+    """The names that kohya's trainers give: the UNet's by diffusers, SDXL's by the original code."""
+    original: dict[str, str] = {}
+    encoders = {"text_encoder": "lora_te"}
+    if model.family == "sdxl":
+        from erase.export.ldm import UNET, ldm_names  # here, since diffusers takes seconds to import
+
+        original = {ours: theirs.removeprefix(UNET) for ours, theirs in ldm_names(model.unet).items()}
+        encoders = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+    tensors = {}
+    for name, value in found.tensors.items():
+        part, _, rest = name.partition(".")
+        layer = rest.removesuffix(UP).removesuffix(DOWN)
+        layer = original.get(f"{layer}.weight", layer).removesuffix(".weight").replace(".", "_")
+        layer = f"{encoders.get(part, 'lora_unet')}_{layer}"
+        tensors[f"{layer}.lora_{'up' if rest.endswith(UP) else 'down'}.weight"] = value
+        tensors[f"{layer}.alpha"] = torch.tensor(float(found.alpha))
+    return tensors
 
 
 def _lacks(found: LowRank) -> list[str]:
@@ -56,17 +106,39 @@ def _lacks(found: LowRank) -> list[str]:
     return notes
 
 
+def whole_rank(before: dict[str, Tensor], after: dict[str, Tensor]) -> int:
+    """The rank from which on a LoRA lacks no more of the change than float32 lost in rounding the weights after it."""
+    found = 1
+    for name in _carried(after):
+        change = (after[name] - before[name]).flatten(1).double()
+        change = change if change.shape[0] <= change.shape[1] else change.T
+        energy = torch.linalg.eigvalsh(change @ change.T).clamp(min=0)  # ascending
+        lost = 2.0**-48 * float(after[name].double().square().sum())
+        found = max(found, int((energy.cumsum(0) > lost).sum()))
+    return found
+
+
+def _carried(after: dict[str, Tensor]) -> list[str]:
+    """The weights that a LoRA can carry. Raises `InputError` if there is none."""
+    found = [name for name, value in after.items() if name.endswith(".weight") and _is_layer(name, value)]
+    if not found:
+        raise InputError(
+            f"the run trained no weight that a LoRA can carry, only {next(iter(after))} and such; use delta"
+        )
+    return found
+
+
+def _is_layer(name: str, value: Tensor) -> bool:
+    return value.ndim in (2, 4) and not name.endswith("embedding.weight")
+
+
 def factorise(before: dict[str, Tensor], after: dict[str, Tensor], rank: int) -> LowRank:
     """The best approximation of rank `rank` of every weight's change; exact where the change has no larger rank.
 
     Linear (O, I) and convolutional (O, I, h, w) weights: up (O, r) and down (r, I), or (O, r, 1, 1) and (r, I, h, w).
     Raises `InputError` if there is none among the trained tensors.
     """
-    carried = [name for name, value in after.items() if name.endswith(".weight") and value.ndim in (2, 4)]
-    if not carried:
-        raise InputError(
-            f"the run trained no weight that a LoRA can carry, only {next(iter(after))} and such; use delta"
-        )
+    carried = _carried(after)
     # One rank for all: a layer smaller than that is filled with zeros, since PEFT's form has no place for scales.
     rank = min(rank, max(min(after[name].flatten(1).shape) for name in carried))
     total = sum(float((after[name] - before[name]).double().square().sum()) for name in after)
@@ -77,9 +149,9 @@ def factorise(before: dict[str, Tensor], after: dict[str, Tensor], rank: int) ->
         kept += float((up @ down).square().sum())
         if change.ndim == 4:
             up, down = up[:, :, None, None], down.reshape(rank, *change.shape[1:])
-        layer = f"unet.{name.removesuffix('.weight')}"
-        tensors |= {f"{layer}.lora_A.weight": down.float(), f"{layer}.lora_B.weight": up.float()}
-    return LowRank(tensors, rank, min(1.0, kept / total) if total else 1.0, sorted(after.keys() - set(carried)))
+        layer = _peft_name(name.removesuffix(".weight"))
+        tensors |= {f"{layer}{DOWN}": down.float(), f"{layer}{UP}": up.float()}
+    return LowRank(tensors, rank, rank, min(1.0, kept / total) if total else 1.0, sorted(after.keys() - set(carried)))
 
 
 def _cut(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from erase.errors import InputError
 from erase.export.about import Erased, metadata
 from erase.export.writing import check_range, write_tensors
+from erase.models import put_tensors
 from erase.models.single_file import read_file
 
 
@@ -32,11 +33,7 @@ def write_single_file(erased: Erased, path: Path, dtype: torch.dtype | None) -> 
 
 def _patched(tensors: dict[str, Tensor], erased: Erased) -> dict[str, Tensor]:
     """The base's tensors with the trained ones in their place, and in that of their running averages."""
-    from erase.export.ldm import ldm_names
-
-    names = ldm_names(erased.model.unet)
-    for name, value in erased.after.items():
-        place = names[name]
+    for place, value in _in_place(erased).items():
         # Some trainers keep a running average beside the weights; it would hold what was erased.
         for held in (place, f"model_ema.{place.removeprefix('model.').replace('.', '')}"):
             if held in tensors:
@@ -47,8 +44,30 @@ def _patched(tensors: dict[str, Tensor], erased: Erased) -> dict[str, Tensor]:
     return tensors
 
 
+def _in_place(erased: Erased) -> dict[str, Tensor]:
+    """The changed tensors under LDM's names; all that differ of a text encoder, which lies there in other pieces."""
+    from erase.export.ldm import ldm_names, text_to_ldm
+
+    model, after = erased.model, erased.after
+    names = ldm_names(model.unet)
+    found = {names[name]: value for name, value in after.items() if name in names}
+    put_tensors(model, erased.before)
+    before = {part: text_to_ldm(model, part) for part in model.text_encoders if _changes(part, after)}
+    before = {part: {name: value.clone() for name, value in held.items()} for part, held in before.items()}
+    put_tensors(model, after)
+    for part, old in before.items():
+        new = text_to_ldm(model, part)
+        found |= {name: value for name, value in new.items() if not torch.equal(value, old[name])}
+    return found
+
+
+def _changes(part: str, after: dict[str, Tensor]) -> bool:
+    return any(name.startswith(f"{part}.") for name in after)
+
+
 def write_delta(erased: Erased, path: Path, dtype: torch.dtype | None) -> list[str]:
-    """The trained tensors' values after erasing, under diffusers' UNet names.
+    """The trained tensors' values after erasing, under diffusers' names: the UNet's as they are, a text encoder's
+    behind `text_encoder.`.
 
     Put over the base's UNet they give the erased one. Which base that is, its hash in the metadata says.
     """

@@ -51,16 +51,16 @@ def short(output: Path, **changes: Any) -> Any:
 @pytest.mark.parametrize("name", EDITORS)
 def test_only_keys_and_values_of_cross_attention_change(name: str, tiny_model: Model) -> None:
     before = {k: v.clone() for k, v in tiny_model.unet.state_dict().items()}
-    trained = edited(tiny_model, name)
+    outcome = edited(tiny_model, name)
     changed = {k for k, v in tiny_model.unet.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == set(select(tiny_model, "xattn-kv"))
-    assert all(torch.equal(trained.originals[k], before[k]) for k in changed)
-    assert all(torch.isfinite(v).all() for v in trained.tensors().values())
+    assert all(torch.equal(outcome.before[k], before[k]) for k in changed)
+    assert all(torch.isfinite(v).all() for v in outcome.after.values())
 
 
 @pytest.mark.parametrize("name", EDITORS)
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(name: str) -> None:
-    ends = [torch.cat([v.flatten() for v in edited(build_tiny(), name, seed=s).tensors().values()]) for s in (0, 0, 1)]
+    ends = [torch.cat([v.flatten() for v in edited(build_tiny(), name, seed=s).tensors.values()]) for s in (0, 0, 1)]
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])
 
@@ -72,12 +72,12 @@ def test_the_concept_reads_like_its_anchor_afterwards(anchor: str, tiny_model: M
     generator = torch.Generator().manual_seed(stable_seed(0, "edit"))
     twins = {pair.anchor for pair in forget_pairs(tiny_model, concept, edits.PROMPTS, True, generator)}
     assert twins and all((anchor or "dog") in twin for twin in twins)
-    trained = edited(tiny_model, "uce", concept)
+    outcome = edited(tiny_model, "uce", concept)
 
     def gap(weights: dict[str, Any]) -> float:
-        return sum(float((erase @ weights[k].T - target @ w.T).norm()) for k, w in trained.originals.items())
+        return sum(float((erase @ weights[k].T - target @ w.T).norm()) for k, w in outcome.before.items())
 
-    assert gap(trained.tensors()) < 0.7 * gap(trained.originals)
+    assert gap(outcome.after) < 0.7 * gap(outcome.before)
 
 
 def test_rows_start_where_twins_differ_and_end_alike() -> None:
@@ -122,7 +122,7 @@ def test_what_is_kept_names_other_things(tiny_model: Model) -> None:
 def test_weights_that_read_no_text_are_refused(parameters: str, tiny_model: Model) -> None:
     with pytest.raises(InputError, match=f"parameters '{parameters}' picks [0-9]+ tensors that read no text, first "):
         edited(tiny_model, "uce", parameters=parameters)
-    assert set(edited(tiny_model, "uce", parameters=r"attn2\.to_v").tensors()) < set(select(tiny_model, "xattn-kv"))
+    assert set(edited(tiny_model, "uce", parameters=r"attn2\.to_v").tensors) < set(select(tiny_model, "xattn-kv"))
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def make(model: Model, method: str = "esd", parameters: str = "xattn", **changes
     roles = changes.pop("roles", (RolePlan(lr=1e-3), RolePlan(lr=1e-3)))
     kind = changes.pop("optimizer", "dual")
     pool = changes.pop("pool", POOL)
-    options = changes.pop("options", Options())
+    plan = MethodPlan(method, parameters, changes.pop("options", Options()), changes.pop("lora", None))
     settings = {
         "precision": "fp32",
         "rounds": 6,
@@ -41,7 +41,7 @@ def make(model: Model, method: str = "esd", parameters: str = "xattn", **changes
         "should_stop": never,
         **changes,
     }
-    return Session(model, CONCEPT, MethodPlan(method, parameters, options), kind, roles, pool, **settings)
+    return Session(model, CONCEPT, plan, kind, roles, pool, **settings)
 
 
 def run(session: Session, rounds: int, first: int = 0, accumulate: int = 1) -> list[Any]:

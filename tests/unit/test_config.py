@@ -58,7 +58,8 @@ def test_what_is_left_out_comes_from_the_method(name: str, model: str):
     assert config.train.forget.lr == above.get("forget", below["forget"])["lr"]
     assert config.train.retain.warmup == {**below["retain"], **above.get("retain", {})}.get("warmup", 0)
     assert config.train.rounds == above.get("rounds", below["rounds"])
-    assert set(config.method.model_dump()) == {"name", *METHOD_DEFAULTS[name]["method"]}
+    options = {**METHOD_DEFAULTS[name]["method"], **(WORLD_DEFAULTS[name]["method"] if model == "world" else {})}
+    assert set(config.method.model_dump()) == {"name", *(key for key, value in options.items() if value is not None)}
 
 
 @pytest.mark.parametrize("name", EDITORS)
@@ -139,8 +140,8 @@ def test_every_problem_is_reported_at_once_with_value_and_remedy(write):
     expected = (
         "  model: must be a valid string, got 3",
         "  concept: required",
-        "  method.name: 'esdx' is not one of 'esd', 'ablation', 'salun', 'sfron', 'ga', 'npo', 'uce', 'rece' or 'speed'"
-        "; did you mean 'esd'?",
+        "  method.name: 'esdx' is not one of 'esd', 'spm', 'advunlearn', 'ablation', 'salun', 'sfron', 'ga', 'npo', 'uce', "
+        "'rece' or 'speed'; did you mean 'esd'?",
         "  method.guidance: must be at least 0, got -1",
         "  train.rounds: must be at least 1, got 0",
         "  train.batch: must be a number, got True",
