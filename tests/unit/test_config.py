@@ -140,8 +140,8 @@ def test_every_problem_is_reported_at_once_with_value_and_remedy(write):
     expected = (
         "  model: must be a valid string, got 3",
         "  concept: required",
-        "  method.name: 'esdx' is not one of 'esd', 'spm', 'advunlearn', 'ablation', 'salun', 'sfron', 'ga', 'npo', 'uce', "
-        "'rece' or 'speed'; did you mean 'esd'?",
+        "  method.name: 'esdx' is not one of 'esd', 'spm', 'advunlearn', 'ablation', 'salun', 'sfron', 'ga', 'npo', "
+        "'uce', 'rece' or 'speed'; did you mean 'esd'?",
         "  method.guidance: must be at least 0, got -1",
         "  train.rounds: must be at least 1, got 0",
         "  train.batch: must be a number, got True",
