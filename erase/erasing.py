@@ -37,8 +37,8 @@ def train_run(
     """
 
     def save(round: int) -> None:
-        runs.save_checkpoint(folder, {"round": round, "about": about, **session.state_dict()})
-        on_event(Saved(path=folder / runs.CHECKPOINT))
+        state = {"round": round, "about": about, **session.state_dict()}
+        on_event(Saved(path=runs.save_checkpoint(folder, state, plan.keep_checkpoints)))
 
     def preview(round: int) -> None:
         path = folder / "images" / f"preview-{round:05d}.png"

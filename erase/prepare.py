@@ -25,6 +25,11 @@ from erase.training import EditPlan, PoolPlan, RolePlan, Session, TrainPlan, nei
 from erase.training.session import MethodPlan, accelerator_for
 
 
+# Settings of training that change no weight, or only its rounding; and those that are younger than `runs.FORMAT`.
+FREE = ("keep_checkpoints",)
+LATER: dict[str, Any] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A run that can begin. `config` is resolved: a run from it alone is the same run.
@@ -129,10 +134,20 @@ def put_trained(folder: Path, config: Config, model: Model) -> dict[Arm, dict[st
 
 def origin(config: Config, model: Model) -> dict[str, str]:
     """What trained weights depend on: the settings' format, and hashes of the settings and of the base's weights."""
-    settings = config.model_dump(include={"concept", "method", "train", "seed"})
-    # What only decides when to look and to save may change between two sittings.
-    settings["train"] = {k: v for k, v in (settings["train"] or {}).items() if not k.endswith("_every")}
+    settings = _deciding(config, {"concept", "method", "train", "seed"})
     return {"format": runs.FORMAT, "settings": content_hash(settings), "base weights": model_hash(model)}
+
+
+def _deciding(config: Config, sections: set[str]) -> dict[str, Any]:
+    """The settings of some sections that decide what the weights become, up to rounding.
+
+    What only decides when to look and to save, or how memory is spent, may change between two sittings.
+    """
+    settings = config.model_dump(include=sections)
+    kept = {k: v for k, v in (settings["train"] or {}).items() if not k.endswith("_every") and k not in FREE}
+    # Settings that came later count where they are set to something, so that older runs are still known.
+    settings["train"] = {k: v for k, v in kept.items() if v != LATER.get(k)}
+    return settings
 
 
 def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Session:
@@ -191,11 +206,17 @@ def edit_plan(config: Config) -> EditPlan:
 def train_plan(config: Config) -> TrainPlan:
     """How long the run trains, and how often it looks and saves."""
     training = config.turns
-    return TrainPlan(training.rounds, training.accumulate, training.preview_every, training.checkpoint_every)
+    return TrainPlan(
+        training.rounds,
+        training.accumulate,
+        training.preview_every,
+        training.checkpoint_every,
+        training.keep_checkpoints,
+    )
 
 
 def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgePlan:
     """How the run's pictures are drawn and judged; runs of one method and settings have one `hp_id`."""
-    asked, alike = config.evaluate, content_hash(config.model_dump(include={"method", "train"}))
+    asked, alike = config.evaluate, content_hash(_deciding(config, {"method", "train"}))
     counts = asked.prompts, asked.seeds, asked.steps, asked.guidance
     return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike)

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erase.errors import InputError
-from erase.events import Event, to_json
+from erase.events import Event, OnEvent, Warned, ignore, to_json
 from erase.runtime import command, replacing, write_text
 
 CONFIG, GUARDS, EVENTS, ROWS, REPORT, PAGE, DONE = (
@@ -35,7 +36,7 @@ CONFIG, GUARDS, EVENTS, ROWS, REPORT, PAGE, DONE = (
 # compared any more. A release that leaves them alone opens older runs.
 FORMAT = "2"
 MODEL = "model/trained.safetensors"
-CHECKPOINT = "checkpoint/state.pt"
+CHECKPOINTS = "checkpoint"
 
 
 def new_folder(root: Path, concept: str, method: str, config: str) -> Path:
@@ -220,27 +221,67 @@ def read_about(path: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write everything that resume needs, all or nothing."""
-    with replacing(folder / CHECKPOINT) as temporary:
+def save_checkpoint(folder: Path, state: dict[str, Any], keep: int = 1) -> Path:
+    """Write everything that resume needs, all or nothing, named by its round; then drop all but the newest `keep`.
+
+    Checkpoints of later rounds go too: the run went on from before them, so they were damaged.
+    """
+    path = folder / CHECKPOINTS / f"state-{state['round']:07d}.pt"
+    with replacing(path) as temporary:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise InputError(f"cannot write {folder / CHECKPOINT}: {error}") from error
+            raise InputError(f"cannot write {path}: {error}") from error
+        _sync(temporary)
+    _sync(path.parent)  # the rename too is on the disk before anything else is taken off it
+    kept = [other for other in checkpoints(folder) if other.name <= path.name][:keep]
+    for other in set(checkpoints(folder)) - set(kept):
+        other.unlink(missing_ok=True)
+    return path
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint of a run, or None if it has none yet."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
+def checkpoints(folder: Path) -> list[Path]:
+    """A run's checkpoints, newest first."""
+    return sorted((folder / CHECKPOINTS).glob("state-*.pt"), reverse=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_checkpoint(folder: Path, on_event: OnEvent = ignore) -> tuple[Path, dict[str, Any]] | None:
+    """A run's newest whole checkpoint and where it lies, or None if the run has none yet.
+
+    Warns of each newer one that is damaged. Raises `InputError` if all are.
+    """
+    found = checkpoints(folder)
+    for number, path in enumerate(found):
+        try:
+            return path, _whole(path)
+        except InputError as error:
+            if number + 1 == len(found):
+                raise InputError(f"{error}; start the run again") from None
+            on_event(Warned(text=f"{error}; going on from {found[number + 1].name}"))
+    return None
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """A checkpoint's state. Raises `InputError` for one that is damaged, also if only a number in it is wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch writes the checksums and does not read them
+            if wrong := archive.testzip():
+                raise ValueError(f"wrong checksum of {wrong}")
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to call for
+    except Exception as error:  # a damaged file raises whatever its bytes happen to call for
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is damaged ({why}); start the run again") from None
+        raise InputError(f"{path} is damaged ({why})") from None
     if not isinstance(state, dict) or not isinstance(state.get("round"), int):
-        raise InputError(f"{path} is no checkpoint of a run; start the run again")
+        raise InputError(f"{path} is no checkpoint of a run")
     return state
 
 

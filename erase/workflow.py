@@ -128,9 +128,9 @@ def _train(
 ) -> dict[Arm, dict[str, Tensor]]:
     """Train from the last checkpoint on, which must be `of` this run."""
     config, plan = job.config, train_plan(job.config)
-    state = runs.load_checkpoint(folder)
+    path, state = runs.load_checkpoint(folder, log) or (folder, None)
     if state is not None:
-        runs.check_origin(folder / runs.CHECKPOINT, state.get("about"), of)
+        runs.check_origin(path, state.get("about"), of)
     first = 0 if state is None else state["round"]
     turns = 1 if config.turns.optimizer == "joint" else 2
     # Before the pools are sampled, so that a front end knows the folder from the first second on.

@@ -267,6 +267,13 @@ class TrainSection(Section):
         ge=0,
         description="Rounds between checkpoints; a crash loses the rounds since. 0: only at the end or a stop.",
     )
+    keep_checkpoints: Count = Field(
+        2,
+        ge=1,
+        le=1000,
+        description="Newest checkpoints that stay on the disk. From 2 on a damaged one costs the rounds since the one "
+        "before; each has the trained weights and the optimizer's states, and one more lies there while it is written.",
+    )
 
 
 class EvaluateSection(Section):

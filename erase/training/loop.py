@@ -15,12 +15,16 @@ from erase.training.session import Session
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan:
-    """How long to train and how often to look and save. One round is one forget and one retain step."""
+    """How long to train, how often to look and save, how many saved states to keep.
+
+    One round is one forget and one retain step.
+    """
 
     rounds: int = 200
     accumulate: int = 1
     preview_every: int = 50
     checkpoint_every: int = 50
+    keep_checkpoints: int = 2
 
 
 def train(

@@ -70,7 +70,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_left_alone(
 
 def stage(folder: Path) -> str:
     """How far a run had come."""
-    for name in (runs.DONE, runs.REPORT, runs.MODEL, runs.CHECKPOINT, runs.CONFIG):
+    for name in (runs.DONE, runs.REPORT, runs.MODEL, runs.CHECKPOINTS, runs.CONFIG):
         if (folder / name).exists():
             return f"with {name}"
     return "before its folder" if not folder.exists() else "in an empty folder"

@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_everything_that_the_folder_promises(run: Path) -> None:
-    for name in (runs.CONFIG, runs.EVENTS, runs.ROWS, runs.REPORT, runs.PAGE, runs.MODEL, runs.CHECKPOINT, runs.DONE):
+    for name in (runs.CONFIG, runs.EVENTS, runs.ROWS, runs.REPORT, runs.PAGE, runs.MODEL, runs.CHECKPOINTS, runs.DONE):
         assert (run / name).stat().st_size > 0, name
     report = json.loads((run / runs.REPORT).read_text())
     arms = {(s["name"], s["arm"]) for s in report["scores"]}
@@ -170,16 +170,22 @@ def test_every_configuration_runs(path: Path, tmp_path: Path) -> None:
     assert (folder / runs.DONE).exists()
 
 
-def test_a_stopped_run_resumes_to_the_same_bits(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["", "newest"])
+def test_a_stopped_run_resumes_to_the_same_bits(damage: str, run: Path, tmp_path: Path) -> None:
     seen: list[Event] = []
     with pytest.raises(Interrupted, match="after round 2 of 3; go on with: erase run --resume"):
         workflow.erase(
-            short(tmp_path / "stopped", **{"evaluate.skip": True}),
+            short(tmp_path / "stopped", **{"evaluate.skip": True, "train.checkpoint_every": 1}),
             on_event=seen.append,
             should_stop=lambda: sum(isinstance(e, Step) for e in seen) >= 4,
         )
     assert not (tmp_path / "stopped" / runs.DONE).exists()
-    folder = workflow.resume(tmp_path / "stopped")
+    newest, before = runs.checkpoints(tmp_path / "stopped")
+    if damage:
+        newest.write_bytes(newest.read_bytes()[:-1000])
+    folder = workflow.resume(tmp_path / "stopped", on_event=seen.append)
+    warned = [e.text for e in seen if isinstance(e, Warned) and "is damaged" in e.text]
+    assert len(warned) == bool(damage) and all(text.endswith(f"going on from {before.name}") for text in warned)
     straight, resumed = load_file(run / runs.MODEL), load_file(folder / runs.MODEL)
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
@@ -221,7 +227,7 @@ def test_weights_of_other_settings_are_not_passed_off_as_the_runs(
         workflow.resume(finished)
     with pytest.raises(InputError, match=r"unet\.safetensors was made with other settings"):
         workflow.export(finished, "diffusers", tmp_path / "out")
-    with pytest.raises(InputError, match=r"state\.pt was made with other settings"):
+    with pytest.raises(InputError, match=r"state-0000003\.pt was made with other settings"):
         workflow.resume(stopped)
     assert not (tmp_path / "out").exists()
 
@@ -525,11 +531,12 @@ def test_an_unjudged_run_has_pictures_a_page_and_a_card(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04N."])
 def test_a_damaged_checkpoint_is_one_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / runs.CHECKPOINT).parent.mkdir()
-    (tmp_path / runs.CHECKPOINT).write_bytes(content)
+    path = tmp_path / runs.CHECKPOINTS / "state-0000001.pt"
+    path.parent.mkdir()
+    path.write_bytes(content)
     with pytest.raises(InputError, match="is damaged|no checkpoint"):
         runs.load_checkpoint(tmp_path)
-    torch.save([1, 2], tmp_path / runs.CHECKPOINT)
+    torch.save([1, 2], path)
     with pytest.raises(InputError, match="is no checkpoint of a run"):
         runs.load_checkpoint(tmp_path)
 
