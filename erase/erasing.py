@@ -112,5 +112,6 @@ def _grid(session: Session) -> np.ndarray:
     """Four pictures of the concept above four of what is kept, at fixed noise: uint8 (2 H, 4 W, 3)."""
     words = [words for _, words in specimens(session.concept)]
     shots = [Shot(sentence(session.concept, w), f"preview/{i}", 0) for i, w in enumerate(words)]
-    pictures = sample(session.model, shots, steps=12)
+    with session.accelerator.autocast():  # as it trains: frozen weights may be in half precision
+        pictures = sample(session.model, shots, steps=12)
     return np.concatenate([np.concatenate(pictures[i : i + 4], axis=1) for i in (0, 4)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from erase import runs
 from erase.check import check_config, named_concept
 from erase.concept import FRAMES, Concept, phrase
 from erase.config import EDITORS, WORLD, Config, load_config
+from erase.config.schema import TrainSection
 from erase.errors import InputError
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop
@@ -21,13 +22,11 @@ from erase.methods.editing import EditOptions
 from erase.models import ENCODER, LoraPlan, Model, layers, load_model, merge, model_hash, put_tensors, select
 from erase.runtime import output_folder, pick_device, user_path
 from erase.scoring import JudgePlan, content_hash
-from erase.training import EditPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
+from erase.training import EditPlan, MemoryPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
 from erase.training.session import MethodPlan, accelerator_for
 
-
-# Settings of training that change no weight, or only its rounding; and those that are younger than `runs.FORMAT`.
-FREE = ("keep_checkpoints",)
-LATER: dict[str, Any] = {}
+# Settings of training that change no weight, or only its rounding.
+FREE = ("keep_checkpoints", "checkpointing", "offload", "channels_last", "frozen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,7 @@ def prepare(config: Config, device: torch.device, cache: Path | None = None) -> 
         projections(model, config.method.parameters)
     else:
         accelerator_for(config.turns.precision, device)
-        model = load_model(config.model, device)
-        _check_trainable(model, config)
+        model = _loaded(config, device)
     concept = prepare_concept(config, model)
     for words in (concept.name, concept.anchor, *concept.keep):
         frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
@@ -105,8 +103,20 @@ def load_run(folder: Path, config: Config, device: torch.device) -> tuple[Model,
 
     Raises `InputError` where the weights are not those that its configuration trains from its base, or not finite.
     """
-    model = load_model(config.model, device)
+    model = _loaded(config, device)
     return model, put_trained(folder, config, model)
+
+
+def _loaded(config: Config, device: torch.device) -> Model:
+    """The model, checked for what the run trains; what training does not read waits on the CPU under `offload`."""
+    model = load_model(config.model, device)
+    if config.train is None:
+        return model
+    picked = _check_trainable(model, config)
+    if config.train.offload:
+        reads = METHODS[config.method.name].adversary or any(name.startswith(ENCODER) for name in picked)
+        model.rest("vae", *(() if reads else model.text_encoders))
+    return model
 
 
 def put_trained(folder: Path, config: Config, model: Model) -> dict[Arm, dict[str, Tensor]]:
@@ -144,9 +154,8 @@ def _deciding(config: Config, sections: set[str]) -> dict[str, Any]:
     What only decides when to look and to save, or how memory is spent, may change between two sittings.
     """
     settings = config.model_dump(include=sections)
-    kept = {k: v for k, v in (settings["train"] or {}).items() if not k.endswith("_every") and k not in FREE}
-    # Settings that came later count where they are set to something, so that older runs are still known.
-    settings["train"] = {k: v for k, v in kept.items() if v != LATER.get(k)}
+    train = settings["train"] or {}
+    settings["train"] = {k: v for k, v in train.items() if not k.endswith("_every") and k not in FREE}
     return settings
 
 
@@ -158,15 +167,20 @@ def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Sessio
         job.concept,
         MethodPlan(method.name, method.parameters, Options(**_options(job.config)), lora_plan(job.config)),
         training.optimizer,
-        (RolePlan(**training.forget.model_dump()), RolePlan(**training.retain.model_dump())),
+        (_role_plan(training, "forget"), _role_plan(training, "retain")),
         PoolPlan(**training.pool.model_dump()),
         precision=training.precision,
         rounds=training.rounds,
         batch=training.batch,
         seed=job.config.seed,
+        memory=MemoryPlan(training.checkpointing, training.channels_last, training.frozen),
         on_event=on_event,
         should_stop=should_stop,
     )
+
+
+def _role_plan(training: TrainSection, role: Literal["forget", "retain"]) -> RolePlan:
+    return RolePlan(**getattr(training, role).model_dump(), states=training.states)
 
 
 def _options(config: Config) -> dict[str, Any]:
@@ -179,8 +193,8 @@ def lora_plan(config: Config) -> LoraPlan | None:
     return None if method.rank is None else LoraPlan(method.rank, method.alpha or float(method.rank))
 
 
-def _check_trainable(model: Model, config: Config) -> None:
-    """Whether the method can train what its `parameters` pick."""
+def _check_trainable(model: Model, config: Config) -> dict[str, torch.nn.Parameter]:
+    """What its `parameters` pick, which the method must be able to train."""
     method = config.method
     picked = select(model, method.parameters)
     if method.rank is not None:
@@ -190,6 +204,7 @@ def _check_trainable(model: Model, config: Config) -> None:
             f"{method.name} holds the UNet to what it did on random embeddings, which no text encoder reads; "
             f"parameters {method.parameters!r} pick one: use xattn"
         )
+    return picked
 
 
 def edits(config: Config) -> bool:

@@ -49,9 +49,11 @@ def _noise(model: Model, shot: Shot) -> Tensor:
 def at_once(model: Model) -> int:
     """How many pictures to sample together where nobody says: small latents in plenty, large ones few.
 
-    A GPU with little to do at a time waits for its orders; a CPU is busy at 32 and only loses its caches beyond.
+    A GPU with little to do at a time waits for its orders; a CPU is busy at 32 and only loses its caches beyond. Who
+    has parts of the model wait elsewhere is short of memory: an eighth.
     """
     latents, most = (2**18, 256) if model.device.type == "cuda" else (2**16, 32)
+    latents //= 8 if model.offload else 1
     return max(1, min(most, latents // math.prod(model.latent_shape)))
 
 

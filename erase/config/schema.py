@@ -20,6 +20,8 @@ from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
 
 WORLD = "world"
 
+EIGHT_BIT = ("adamw",)  # rules whose states can be kept in 8 bits
+
 OPTIONS = (
     "rank", "alpha", "guidance", "pictures", "mask_share", "ratio", "beta", "retain_weight",
     "attack_tokens", "attack_steps", "attack_lr", "attack_from",
@@ -251,6 +253,30 @@ class TrainSection(Section):
     precision: Literal["fp32", "bf16-mixed", "fp16-mixed"] = Field(
         "fp32", description="Precision of the forward and backward pass. Trained weights stay float32 either way."
     )
+    frozen: Literal["fp32", "half"] = Field(
+        "fp32",
+        description="Weights that are not trained, while it trains. half: half their memory and the same numbers: the "
+        "mixed precision that it needs casts them anyway; the float32 ones wait on the CPU, and are back at the end.",
+    )
+    states: Literal["fp32", "8bit"] = Field(
+        "fp32",
+        description="Optimizer states. 8bit: a quarter of their memory, slower steps and rounded averages; for adamw "
+        "and dual_plus.",
+    )
+    checkpointing: bool = Field(
+        False,
+        description="Compute the UNet's activations again in the backward pass: far less memory, a third more time.",
+    )
+    offload: bool = Field(
+        False,
+        description="Text encoders, VAE and pools wait on the CPU while they are not used, and fewer pictures are "
+        "drawn at once: less GPU memory, somewhat slower.",
+    )
+    channels_last: bool = Field(
+        False,
+        description="Another order of convolutions' numbers in memory, which GPUs with tensor cores compute faster; "
+        "other last bits.",
+    )
     optimizer: Literal["dual", "dual_plus", "shared", "joint"] = Field(
         "dual",
         description="dual: moments of its own for each role. dual_plus: a shared base and own deltas. shared: one "
@@ -274,6 +300,17 @@ class TrainSection(Section):
         description="Newest checkpoints that stay on the disk. From 2 on a damaged one costs the rounds since the one "
         "before; each has the trained weights and the optimizer's states, and one more lies there while it is written.",
     )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> TrainSection:
+        if self.frozen == "half" and self.precision == "fp32":
+            raise ValueError("frozen half needs precision bf16-mixed or fp16-mixed, got fp32")
+        roles = {"dual": ("forget", "retain"), "dual_plus": ()}.get(self.optimizer, ("forget",))
+        others = [role for role in roles if getattr(self, role).optimizer not in EIGHT_BIT]
+        if self.states == "8bit" and others:
+            rule = getattr(self, others[0]).optimizer
+            raise ValueError(f"states 8bit are for adamw, got {others[0]}.optimizer {rule}; use adamw, or states fp32")
+        return self
 
 
 class EvaluateSection(Section):

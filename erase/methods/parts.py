@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from erase.models import Text
+from erase.models import Text, moved
 
 Shown = Literal["concept", "anchor", "both"]
 Predict = Callable[[Tensor, Tensor, Text], Tensor]
@@ -40,6 +40,10 @@ class Batch:
     conditional: Tensor | None = None
     unconditional: Tensor | None = None
     anchored: Tensor | None = None  # teacher's prediction under the anchor, where a method wants it
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return moved(self, device)
 
 
 @dataclass(frozen=True, slots=True)

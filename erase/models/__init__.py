@@ -4,7 +4,7 @@ from erase.models.adapter import Adapter, LoraPlan, layers, merge
 from erase.models.families import FAMILIES
 from erase.models.loading import WORLD, Model, load_model, model_hash, quiet_libraries
 from erase.models.parameters import ENCODER, PRESETS, Outcome, Trained, put_tensors, select
-from erase.models.text import Text, choose, join
+from erase.models.text import Text, choose, join, moved
 
 __all__ = [
     "ENCODER",
@@ -23,6 +23,7 @@ __all__ = [
     "load_model",
     "merge",
     "model_hash",
+    "moved",
     "put_tensors",
     "quiet_libraries",
     "select",

@@ -46,6 +46,7 @@ class Model:
     tokenizer_2: Any = None
     text_encoder_2: Any = None
     blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
+    offload: tuple[str, ...] = ()  # see `rest`
 
     @property
     def world(self) -> bool:
@@ -113,6 +114,27 @@ class Model:
         """The names of the parts that read prompts."""
         return FAMILIES[self.family].text_encoders
 
+    def rest(self, *parts: str) -> None:
+        """From now on these parts wait on the CPU while they are not used; fewer pictures are drawn at once.
+
+        Not for parts that a graph runs through: they must stay until its backward pass is over.
+        """
+        self.offload = parts
+        with self._awake(*parts):
+            pass
+
+    @contextmanager
+    def _awake(self, *parts: str) -> Iterator[None]:
+        """Have parts on the device for the length of a block."""
+        used = [getattr(self, name) for name in parts if name in self.offload]
+        for part in used:
+            part.to(self.device)
+        try:
+            yield
+        finally:
+            for part in used:
+                part.to("cpu")
+
     def encode(self, prompts: list[str]) -> Text:
         """What the UNet is told of each prompt."""
         tokenizers = FAMILIES[self.family].tokenizers
@@ -125,7 +147,8 @@ class Model:
         """
         encoders = [getattr(self, name) for name in self.text_encoders]
         given: tuple[Tensor | None, ...] = prefix or (None,) * len(ids)
-        outs = [_run(encoder, words, put) for encoder, words, put in zip(encoders, ids, given, strict=True)]
+        with self._awake(*self.text_encoders):
+            outs = [_run(encoder, words, put) for encoder, words, put in zip(encoders, ids, given, strict=True)]
         if len(outs) == 1:
             return Text(outs[0][0], None, ids, prefix)
         first, second = outs
@@ -151,7 +174,11 @@ class Model:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, C, h, w) to uint8 pictures (N, H, W, 3) on the CPU."""
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        with self._awake("vae"), torch.autocast(self.device.type, enabled=False):  # XL's overflows in fp16
+            # Under `offload` one after another: large pictures take the decoder more memory than the UNet takes.
+            at_once = 1 if self.offload else max(1, len(latents))
+            parts = (latents / self.vae.config.scaling_factor).split(at_once)
+            pictures = torch.cat([self.vae.decode(part).sample for part in parts])
         return ((pictures.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
     def embed(self, texts: list[str]) -> Tensor:
@@ -161,7 +188,7 @@ class Model:
         only says little.
         """
         ids = self.ids(texts)
-        with torch.no_grad():
+        with torch.no_grad(), self._awake("text_encoder"):
             states = self.text_encoder(ids)[0]
         lengths = torch.tensor([len(self.tokens(t)) for t in texts], device=ids.device)
         place = torch.arange(ids.shape[1], device=ids.device)

@@ -1,9 +1,9 @@
-"""Prompts as a UNet is told of them."""
+"""Prompts as a UNet is told of them, and moving what holds tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,17 @@ class Text:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Text:
         pooled = None if self.pooled is None else change(self.pooled)
         return Text(change(self.states), pooled, tuple(change(ids) for ids in self.ids), self.prefix)
+
+
+def moved(held: Any, device: torch.device) -> Any:
+    """A tensor, or a dataclass or tuple with every tensor in it, on a device."""
+    if isinstance(held, Tensor):
+        return held.to(device)
+    if isinstance(held, tuple):
+        return tuple(moved(value, device) for value in held)
+    if is_dataclass(held):
+        return replace(held, **{field.name: moved(getattr(held, field.name), device) for field in fields(held)})
+    return held
 
 
 def join(parts: Sequence[Text]) -> Text:

@@ -2,6 +2,7 @@
 
 from erase.training.edits import EditPlan, edit, projections
 from erase.training.loop import TrainPlan, train
+from erase.training.memory import MemoryPlan
 from erase.training.optimizers import RolePlan
 from erase.training.pool import Pool, PoolPlan
 from erase.training.prompts import neighbours
@@ -9,6 +10,7 @@ from erase.training.session import Session
 
 __all__ = [
     "EditPlan",
+    "MemoryPlan",
     "Pool",
     "PoolPlan",
     "RolePlan",

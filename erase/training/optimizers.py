@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from erase.errors import InputError
-from erase.optim import DualOptim, DualOptimPlus, SharedOptim, Turns, cosine, warmup
+from erase.optim import AdamW, DualOptim, DualOptimPlus, SharedOptim, Turns, cosine, warmup
+from erase.optim.moments import States
 
 Kind = Literal["dual", "dual_plus", "shared", "joint"]
 
@@ -26,6 +27,7 @@ class RolePlan:
     """One role's optimizer: class, rate, linear warm-up in steps, clipping norm (None is off), weight decay.
 
     `schedule` is what the rate does after the warm-up: stay, or fall to zero at the last round by half a cosine.
+    `states` is how adamw keeps its moments.
     """
 
     optimizer: str = "adamw"
@@ -34,6 +36,7 @@ class RolePlan:
     clip: float | None = None
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
+    states: States = "fp32"
 
 
 def build(
@@ -66,6 +69,7 @@ def build(
             parameters,
             lr={"forget": forget.lr, "retain": retain.lr},
             weight_decay={"forget": forget.weight_decay, "retain": retain.weight_decay},
+            states=forget.states,
             clip=clip,
             schedule=schedule,
             mask=mask,
@@ -83,6 +87,10 @@ def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:
     if plan.optimizer not in CLASSES:
         raise InputError(f"optimizer {plan.optimizer!r} is unknown; use one of {', '.join(CLASSES)}")
     options: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay}
+    if plan.states != "fp32":
+        if plan.optimizer != "adamw":
+            raise InputError(f"{plan.states} states are for adamw, not for {plan.optimizer}; use fp32, or adamw")
+        return lambda weights: AdamW(weights, states=plan.states, **options)
     if plan.optimizer == "sgd":
         options["momentum"] = 0.9
     return lambda weights: CLASSES[plan.optimizer](weights, **options)

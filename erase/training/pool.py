@@ -16,7 +16,7 @@ from torch import Tensor
 from erase.errors import Interrupted
 from erase.events import OnEvent, Progress, ShouldStop
 from erase.methods import Batch, Shown
-from erase.models import Model, Text, choose, join
+from erase.models import Model, Text, choose, join, moved
 from erase.sampling import Shot, at_once, denoise, first_noise
 from erase.training.prompts import Pair
 
@@ -53,7 +53,7 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Everything that one role draws from. P prompts, S steps; kept on the model's device.
+    """Everything that one role draws from. P prompts, S steps; on the model's device, or the CPU under `offload`.
 
     `clean` are the pictures' latents (P, C, h, w); `text` and `anchors` their P prompts and twins. `trail` is what the
     way to them left, None where the role draws from pictures alone.
@@ -89,7 +89,12 @@ class Pool:
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         noisy, target = model.add_noise(clean, noise, times)
         times = times.to(clean.device)
-        return Batch(noisy=noisy, times=times, text=self.text[p], anchor=self.anchors[p], target=target)
+        batch = Batch(noisy=noisy, times=times, text=self.text[p], anchor=self.anchors[p], target=target)
+        return batch.to(model.device)
+
+    def to(self, device: torch.device) -> Pool:
+        """The same on a device."""
+        return moved(self, device)
 
 
 @torch.no_grad()
@@ -119,7 +124,8 @@ def fill(
         shots = [Shot(p.prompt, f"pool/{what}/{seed}/{start + i}", seed) for i, p in enumerate(chosen)]
         text, anchors = model.encode([p.prompt for p in chosen]), model.encode([p.anchor for p in chosen])
         of_anchor = torch.tensor([_of_anchor(shown, start + i) for i in range(len(chosen))], device=model.device)
-        parts.append(_sampled(model, shots, text, anchors, of_anchor, empty, plan, trails))
+        part = _sampled(model, shots, text, anchors, of_anchor, empty, plan, trails)
+        parts.append(part.to(torch.device("cpu")) if model.offload else part)
         on_event(Progress(what=what, done=min(start + batch, len(pairs)), total=len(pairs)))
     return _join(parts)
 

@@ -23,6 +23,7 @@ from erase.optim import SharedOptim, Turns
 from erase.optim.turn import Role
 from erase.runtime import stable_seed
 from erase.training.attack import Attack
+from erase.training.memory import MemoryPlan, Thrift
 from erase.training.optimizers import Kind, RolePlan, build
 from erase.training.pool import Pool, PoolPlan, fill
 from erase.training.prompts import Pair, forget_pairs, retain_prompts
@@ -58,6 +59,7 @@ class Session:
         rounds: int,
         batch: int,
         seed: int,
+        memory: MemoryPlan = MemoryPlan(),  # noqa: B008 -- frozen
         on_event: OnEvent,
         should_stop: ShouldStop,
     ) -> None:
@@ -74,6 +76,7 @@ class Session:
         self.adapter = Adapter(model, method.parameters, method.lora, seed_of_lora) if method.lora else None
         self.trained = self.adapter.trained if self.adapter else Trained(select(model, method.parameters))
         self.reads = any(name.startswith(ENCODER) for name in self.trained.parameters)  # a text encoder trains
+        self.thrift = Thrift(model, memory, self.trained.parameters.values(), PRECISIONS[precision])
         self.nets = Nets(self._student, self._teacher)
         self.attack = Attack(model, self.options, rounds, seed) if self.method.adversary else None
         self.mask = self._mask(should_stop)
@@ -125,18 +128,21 @@ class Session:
             self.optimizer.mask_gradients(role)
 
     def outcome(self) -> Outcome:
-        """What training made, with the model as it is then. The session is at its end: a LoRA is taken apart."""
+        """What training made. The session is at its end: the model is as it was, but for what was trained."""
+        self.pools, self.mask = {}, None
+        del self.optimizer
+        self.thrift.undo()
         return self.adapter.outcome() if self.adapter else self.trained.outcome()
 
     def draw(self, role: str, size: int, generator: torch.Generator) -> Batch:
         """A random batch of a role from its pool."""
         source = self.method.forget_source if role == "forget" else self.method.retain_source
         if role == "retain" and self.method.anchoring:
-            batch = self.pools["forget"].from_trajectories(size, generator)
+            batch = self.pools["forget"].from_trajectories(size, generator).to(self.model.device)
             return replace(batch, text=unlike(batch.text, generator), conditional=None)
         pool = self.pools[role]
         if source == "trajectories":
-            return pool.from_trajectories(size, generator)
+            return pool.from_trajectories(size, generator).to(self.model.device)
         return pool.from_pictures(size, self.model, generator)
 
     def _student(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:

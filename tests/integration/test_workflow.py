@@ -286,12 +286,13 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
 
 
 def test_large_latents_are_sampled_few_at_a_time_and_on_a_gpu_more() -> None:
-    def count(side: int, device: str) -> int:
-        model: Any = SimpleNamespace(latent_shape=(4, side, side), device=torch.device(device))
+    def count(side: int, device: str, offload: bool = False) -> int:
+        model: Any = SimpleNamespace(latent_shape=(4, side, side), device=torch.device(device), offload=offload)
         return at_once(model)
 
     assert [count(16, d) for d in ("cpu", "cuda")] == [32, 256]  # as many numbers as the bundled world's
     assert [count(64, d) for d in ("cpu", "mps", "cuda")] == [4, 4, 16]  # Stable Diffusion 1
+    assert [count(64, "cuda", True), count(128, "cuda", True)] == [2, 1]
     assert [count(1024, d) for d in ("cpu", "cuda")] == [1, 1]
 
 

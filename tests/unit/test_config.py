@@ -241,3 +241,17 @@ def test_the_dump_is_plain_yaml():
         "anchor": "",
         "keep": "auto",
     }
+
+
+def test_8bit_states_and_half_frozen_weights_are_refused_where_they_cannot_be(write):
+    given = {"concept": "dog", "train.states": "8bit"}
+    assert problem(None, {**given, "train.retain.optimizer": "sgd"}) == (
+        "train: states 8bit are for adamw, got retain.optimizer sgd; use adamw, or states fp32"
+    )
+    # What is not read is no reason to refuse.
+    for optimizer in ("dual_plus", "shared", "joint"):
+        load_config(None, {**given, "train.optimizer": optimizer, "train.retain.optimizer": "sgd"})
+    assert problem(None, {"concept": "dog", "train.frozen": "half"}) == (
+        "train: frozen half needs precision bf16-mixed or fp16-mixed, got fp32"
+    )
+    assert load_config(None, {"concept": "dog", "train.frozen": "half", "train.precision": "bf16-mixed"}).train
