@@ -45,7 +45,7 @@ def moved(held: Any, device: torch.device) -> Any:
         return held.to(device)
     if isinstance(held, tuple):
         return tuple(moved(value, device) for value in held)
-    if is_dataclass(held):
+    if is_dataclass(held) and not isinstance(held, type):
         return replace(held, **{field.name: moved(getattr(held, field.name), device) for field in fields(held)})
     return held
 
