@@ -26,6 +26,7 @@ SHORT: dict[str, tuple[str, str]] = {
     "method": ("method", "esd, spm, advunlearn, ablation, salun, sfron, ga, npo, uce, rece or speed"),
     "optimizer": ("train.optimizer", "dual, dual_plus, shared or joint"),
     "rounds": ("train.rounds", "how long it trains; one round is a forget and a retain step"),
+    "memory": ("memory", "8gb, 12gb or 24gb: settings for a GPU of so much memory"),
     "seed": ("seed", "start of every random stream"),
     "device": ("device", "auto, cpu, cuda, cuda:N or mps"),
     "output": ("output", "run folder; by default runs/<date>-<concept>-<method>"),

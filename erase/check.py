@@ -7,6 +7,9 @@ from erase.config import WORLD, Config, unused_settings
 from erase.evaluation.prompts import resolve, world_asks, world_concept
 from erase.runtime import user_path
 
+# The preset to take when one did not suffice.
+SMALLER = {None: "24gb", "24gb": "12gb", "12gb": "8gb", "8gb": None}
+
 
 def check_config(config: Config) -> list[str]:
     """Warnings, one line each. Raises `InputError` for what no run could use."""
@@ -32,6 +35,24 @@ def named_concept(config: Config) -> Concept:
     if config.model == WORLD:
         return world_concept(given.name, given.kind, given.anchor, _kept(config))
     return Concept(given.name, "object" if given.kind == "auto" else given.kind, given.anchor, _kept(config))
+
+
+def less_memory(config: Config) -> str:
+    """What to do when a GPU's memory did not suffice for this run."""
+    method = config.method
+    if config.train is None:
+        return f"{method.name} also runs on the CPU: --device cpu"
+    smaller = SMALLER[config.memory]
+    if smaller is not None:
+        return f"take the settings for less: --memory {smaller}"
+    steps = []
+    if config.train.batch > 1:
+        total = config.train.batch * config.train.accumulate
+        steps.append(f"smaller micro-batches: --set train.batch=1 --set train.accumulate={total}")
+    if method.rank is None:
+        fewer = "" if method.parameters == "xattn-kv" else "fewer weights: --set method.parameters=xattn-kv, or "
+        steps.append(f"{fewer}a LoRA: --set method.rank=4")
+    return f"take {'; or '.join(steps)}" if steps else "this model needs a larger GPU; --device cpu takes long"
 
 
 def _kept(config: Config) -> tuple[str, ...]:

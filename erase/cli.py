@@ -41,10 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EraseError as error:
         return _fail(str(error), error.exit_code, debug)
     except Exception as error:  # the last line of defence: a line and an exit code instead of a traceback
-        if type(error).__name__ == "OutOfMemoryError":
-            return _fail("out of GPU memory: lower 'train.batch' and raise 'train.accumulate'", 1, debug)
+        if _out_of_memory(error):
+            return _fail("out of GPU memory: close what else uses the GPU, or add --device cpu", 1, debug)
         text = " ".join(str(error).split())
         return _fail(f"unexpected {type(error).__name__}: {text} (--debug shows where)", 1, debug)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for that
 
 
 def _fail(text: str, code: int, debug: bool) -> int:
@@ -93,6 +97,7 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from erase.check import less_memory
     from erase.config import load_config
 
     given = overrides(options)
@@ -109,6 +114,11 @@ def _run(options: argparse.Namespace) -> int:
             folder = start(on_event=listener, should_stop=stop)
         except (KeyboardInterrupt, Interrupted) as error:
             raise _interrupted(error, listener.folder or options.resume) from None
+        except Exception as error:
+            if not _out_of_memory(error):
+                raise
+            stored = config if options.resume is None else load_config(options.resume / "config.yaml")
+            raise EraseError(f"out of GPU memory: {less_memory(stored)}") from error
     if not listener.complete:
         raise _interrupted(Interrupted("stopped"), folder)
     if listener.scores:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from erase.config.presets import without_memory
 from erase.config.schema import Config, MethodSection
 from erase.errors import InputError
 from erase.resources import bundled_config
@@ -52,7 +53,8 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | N
     Args:
         path: a YAML file; without one, and with neither `concept` nor `model` among the overrides, the bundled demo.
         overrides: dotted path to value, say `{"train.forget.lr": 1e-4}`. A new name for `concept` or `method`
-            replaces that whole section, as the rest of it belonged to the old name.
+            replaces that whole section, as the rest of it belonged to the old name; `memory` beats what the file says
+            of the settings that it stands for.
 
     Raises:
         InputError: with one line for each problem; also for a file that is missing, too large or not YAML.
@@ -64,6 +66,8 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | N
         given, source = _read(Path(path)), f"{path}: "
     elif not {"concept", "concept.name", "model"} & set(overrides):
         given = _read(bundled_config("demo.yaml"))
+    if path is not None:
+        given = without_memory(given, overrides.get("memory"))
     # Whole sections first, so that `method=ga` does not undo `method.parameters=full`.
     for key in sorted(overrides, key=lambda k: k.count(".")):
         _put(given, key, overrides[key])

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
+from erase.config.presets import KIND_DEFAULTS, in_memory
 
 WORLD = "world"
 
@@ -333,6 +334,11 @@ class Config(Section):
     evaluate: EvaluateSection = Field(
         default_factory=lambda: EvaluateSection.model_validate({}), description="How it is judged."
     )
+    memory: Literal["8gb", "12gb", "24gb"] | None = Field(
+        None,
+        description="Settings for a GPU of this memory where nothing else is said: what is trained, micro-batches and "
+        "how memory is spent (docs/memory.md). null: as the method has it.",
+    )
     seed: Count = Field(
         0, ge=0, lt=2**32, description="Start of every random stream. Same seed and machine: same bits."
     )
@@ -365,13 +371,20 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
     name = name if isinstance(name, str) and name in METHOD_DEFAULTS else "esd"
     defaults: dict[str, Any] = {"method": {"name": name}}
     defaults = _laid_over(defaults, METHOD_DEFAULTS[name])
-    if given.get("model", WORLD) == WORLD:
-        defaults = _laid_over(defaults, WORLD_DEFAULTS[name])
+    over = WORLD_DEFAULTS[name] if given.get("model", WORLD) == WORLD else _of_kind(given.get("concept"), name)
+    defaults = _laid_over(defaults, over)
     if given.get("train") is None:
         given.pop("train", None)
     elif name in EDITORS:  # completed to be checked, and named in a warning (unused.py)
         defaults["train"] = METHOD_DEFAULTS["esd"]["train"]
-    return _laid_over(defaults, given)
+    train = given.get("train")
+    return _laid_over(in_memory(defaults, given.get("memory"), train if isinstance(train, dict) else {}), given)
+
+
+def _of_kind(concept: Any, method: str) -> dict[str, Any]:
+    """What the concept's kind sets for the method; a kind that is not known counts as an object, as it does later."""
+    kind = concept.get("kind") if isinstance(concept, dict) else None
+    return KIND_DEFAULTS.get(kind if isinstance(kind, str) else "auto", KIND_DEFAULTS["object"]).get(method, {})
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

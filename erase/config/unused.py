@@ -16,6 +16,8 @@ JOINT = (*ONE, "warmup", "clip", "schedule")
 def unused_settings(config: Config) -> list[str]:
     """A line for each setting that the method or the optimizer does not read and that differs from what is read."""
     train = config.train
+    if config.memory and config.method.name in EDITORS:
+        return [f"memory {config.memory} is unused: {config.method.name} solves for its weights and has no training"]
     if train is None:
         return []
     if config.method.name in EDITORS:

@@ -138,7 +138,11 @@ def test_several_problems_come_together(workflow, capsys):
         (Interrupted("stopped after round 3"), 130, "stopped after round 3"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (RuntimeError("a\nb"), 1, "unexpected RuntimeError: a b (--debug shows where)"),
-        (type("OutOfMemoryError", (RuntimeError,), {})(), 1, "out of GPU memory: lower 'train.batch'"),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})(),
+            1,
+            "out of GPU memory: take the settings for less: --memory 24gb",
+        ),
     ],
 )
 def test_errors_end_with_their_code_and_no_traceback(error, code, said, workflow, capsys, monkeypatch):

@@ -52,7 +52,7 @@ TRAINED = [name for name in METHOD_DEFAULTS if name not in EDITORS]
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("model", ["world", "some/model"])
 def test_what_is_left_out_comes_from_the_method(name: str, model: str):
-    config = load_config(None, {"concept": "dog", "method": name, "model": model})
+    config = load_config(None, {"concept": "dog", "concept.kind": "person", "method": name, "model": model})
     below = METHOD_DEFAULTS[name]["train"]
     above = WORLD_DEFAULTS[name]["train"] if model == "world" else {}
     assert config.train.forget.lr == above.get("forget", below["forget"])["lr"]
@@ -65,7 +65,7 @@ def test_what_is_left_out_comes_from_the_method(name: str, model: str):
 @pytest.mark.parametrize("name", EDITORS)
 @pytest.mark.parametrize("model", ["world", "some/model"])
 def test_an_editor_has_options_of_its_own_and_no_training(name: str, model: str, write):
-    config = load_config(None, {"concept": "dog", "method": name, "model": model})
+    config = load_config(None, {"concept": "dog", "concept.kind": "person", "method": name, "model": model})
     wanted = METHOD_DEFAULTS[name]["method"] | (WORLD_DEFAULTS[name]["method"] if model == "world" else {})
     assert config.method.model_dump() == {"name": name, **wanted}
     assert config.train is None
