@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from erase import runs
-from erase.check import check_config, named_concept
+from erase.check import check_config, less_memory, named_concept
 from erase.concept import FRAMES, Concept, phrase
 from erase.config import EDITORS, WORLD, Config, load_config
 from erase.config.schema import TrainSection
 from erase.errors import InputError
+from erase.estimate import GIB, Need, Weights, bytes_of_states, estimate, rounded
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop
 from erase.methods import METHODS, Options
@@ -57,7 +58,57 @@ def prepare(config: Config, device: torch.device, cache: Path | None = None) -> 
     for words in (concept.name, concept.anchor, *concept.keep):
         frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
         warnings += too_long(model, [max(frames, key=lambda text: model.too_long(text))])
+    warnings += memory_warnings(config, model)
     return Job(_resolved(config, concept, device), model, concept, warnings, cache)
+
+
+def memory_warnings(config: Config, model: Model) -> list[str]:
+    """A line where training is estimated to need more than the GPU has, or than the preset is for."""
+    cards = [float(config.memory.removesuffix("gb"))] if config.memory else []
+    if model.device.type == "cuda":
+        cards.append(torch.cuda.get_device_properties(model.device).total_memory / GIB)
+    if config.train is None or not cards:
+        return []
+    need, card = needed(config, model).total, min(cards)
+    if need <= card:
+        return []
+    return [
+        f"this run is estimated to need {rounded(need):.1f} GiB of GPU memory, and {card:.1f} are there; "
+        f"{less_memory(config)}"
+    ]
+
+
+def needed(config: Config, model: Model) -> Need:
+    """The estimate of GPU memory for a run that trains."""
+    training, method, lora = config.turns, config.method, lora_plan(config)
+    picked = select(model, method.parameters)
+    inside = sum(p.numel() for name, p in picked.items() if not name.startswith(ENCODER))
+    within = sum(p.numel() for p in picked.values()) - inside
+    unet, parts = _count(model.unet), [part for name, part in model.weighted.items() if name != "unet"]
+    waiting = sum(_count(getattr(model, name)) for name in model.offload)
+    changed = trained = inside + within
+    if lora is not None:
+        on = [picked[f"{layer}.weight"] for layer in layers(model, method.parameters)]
+        changed = sum(p.numel() for p in on)
+        trained, inside, within = sum(lora.rank * (len(p) + p[0].numel()) for p in on), 0, 0
+    return estimate(
+        Weights(unet, unet - inside, trained, changed, sum(map(_count, parts)) - waiting - within),
+        model.family,
+        (model.latent_shape[1] * model.latent_shape[2]) ** 0.5,
+        states=bytes_of_states(
+            training.optimizer, (training.forget.optimizer, training.retain.optimizer), training.states
+        ),
+        batch=training.batch,
+        mixed=training.precision != "fp32",
+        half=training.frozen == "half",
+        checkpointing=training.checkpointing,
+        offload=training.offload,
+        masked=METHODS[method.name].mask is not None,
+    )
+
+
+def _count(part: torch.nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
 
 
 def prepare_concept(config: Config, model: Model) -> Concept:

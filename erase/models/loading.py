@@ -175,11 +175,14 @@ class Model:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, C, h, w) to uint8 pictures (N, H, W, 3) on the CPU."""
         with self._awake("vae"), torch.autocast(self.device.type, enabled=False):  # XL's overflows in fp16
-            # Under `offload` one after another: large pictures take the decoder more memory than the UNet takes.
-            at_once = 1 if self.offload else max(1, len(latents))
-            parts = (latents / self.vae.config.scaling_factor).split(at_once)
+            parts = (latents / self.vae.config.scaling_factor).split(self._decoded_at_once())
             pictures = torch.cat([self.vae.decode(part).sample for part in parts])
         return ((pictures.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+    def _decoded_at_once(self) -> int:
+        """How many: decoding a large picture takes more memory than drawing it."""
+        height, width, _ = self.picture_shape
+        return 1 if self.offload else max(1, 2**20 // (height * width))
 
     def embed(self, texts: list[str]) -> Tensor:
         """Unit vectors of texts for similarity: (N, D).

@@ -13,10 +13,11 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from erase import runs, workflow
 from erase.config import load_config
 from erase.errors import InputError, Interrupted
+from erase.estimate import GIB
 from erase.events import Event, Step, ignore, never
 from erase.models import FAMILIES, LoraPlan, Model
 from erase.optim import state_bytes
-from erase.prepare import open_session, prepare
+from erase.prepare import memory_warnings, needed, open_session, prepare
 from erase.training import MemoryPlan, RolePlan
 from erase.training.loop import take_turn
 from tests.integration.conftest import build_tiny
@@ -230,6 +231,34 @@ def test_what_training_reads_does_not_wait(changes: dict[str, Any], waiting: set
     for role in ("forget", "retain"):
         take_turn(session, role, 0, 1)
     session.outcome()
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_what_a_run_needs_is_counted_from_the_model(rank: int | None, tmp_path: Path) -> None:
+    plain = {
+        name: "fp32" if name in ("train.precision", "train.states", "train.frozen") else False for name in EVERYTHING
+    }
+    job = prepare(given(tmp_path, **plain, **{"method.parameters": "full", "method.rank": rank}), torch.device("cpu"))
+    need = needed(job.config, job.model)
+    model = make(job.model, parameters="full", lora=LoraPlan(4, 4.0) if rank else None)
+    trained = 4 * sum(p.numel() for p in model.trained.parameters.values()) / GIB
+    held = 4 * sum(p.numel() for p in job.model.unet.parameters()) / GIB
+    assert need.trained == need.originals == need.gradients == pytest.approx(trained)
+    assert need.states == pytest.approx(4 * trained)
+    assert need.frozen + need.trained == pytest.approx(held, rel=1e-6)
+    rest = [p for part in (job.model.vae, job.model.text_encoder) for p in part.parameters()]
+    assert need.others == pytest.approx(4 * sum(p.numel() for p in rest) / GIB)
+
+
+def test_a_run_that_will_not_fit_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = given(tmp_path, memory="24gb", **{"train.batch": 1000, "train.accumulate": 1})
+    assert prepare(config, torch.device("cpu")).warnings == []
+    monkeypatch.setattr(Model, "latent_shape", (4, 64, 64))
+    (said,) = memory_warnings(config, build_tiny())
+    assert said.startswith("this run is estimated to need ") and said.endswith(
+        " GiB of GPU memory, and 24.0 are there; take the settings for less: --memory 12gb"
+    )
+    assert memory_warnings(given(tmp_path, **{"train.batch": 1000}), build_tiny()) == []  # no GPU, no preset
 
 
 def test_a_run_with_everything_on_ends_well_and_resumes_to_the_bit(tmp_path: Path) -> None:

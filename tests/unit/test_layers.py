@@ -23,7 +23,7 @@ ROWS = (
     ("models",),
     ("optim", "world"),
     ("config", "runs"),
-    ("runtime", "concept"),
+    ("runtime", "concept", "estimate"),
     ("events", "resources"),
     ("errors",),
 )
