@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from erase.concept import Concept
 from erase.config import WORLD, Config, unused_settings
+from erase.errors import InputError
 from erase.evaluation.prompts import resolve, world_asks, world_concept
 from erase.runtime import user_path
 
@@ -15,6 +18,9 @@ def check_config(config: Config) -> list[str]:
     """Warnings, one line each. Raises `InputError` for what no run could use."""
     for path in filter(None, (config.model, config.output)):
         user_path(path)
+    rules = {config.train.forget.optimizer, config.train.retain.optimizer} if config.train else set()
+    if "adamw8bit-bnb" in rules and find_spec("bitsandbytes") is None:
+        raise InputError("optimizer adamw8bit-bnb needs bitsandbytes: pip install 'erase[lowmem]'")
     warnings = []
     if config.model == WORLD:
         concept = named_concept(config)

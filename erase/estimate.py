@@ -73,8 +73,8 @@ class Need:
 
 
 # Bytes of optimizer states for a weight and a role; 8 bits have a float32 scale for each block of 256.
-STATES = {"adamw": 8.0, "adam": 8.0, "sgd": 4.0}
 EIGHT_BIT = 2 * (1 + 4 / 256)
+STATES = {"adamw": 8.0, "adam": 8.0, "sgd": 4.0, "adamw8bit-bnb": EIGHT_BIT}
 
 
 def bytes_of_states(optimizer: str, rules: tuple[str, str], states: str) -> float:

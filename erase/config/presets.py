@@ -1,4 +1,4 @@
-"""What a run sets for the kind of concept it erases, and for the memory there is; docs/presets.md has the sources."""
+"""What a run sets for its kind of concept and for the memory there is; docs/presets.md and docs/memory.md say why."""
 
 from __future__ import annotations
 

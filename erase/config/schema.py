@@ -21,7 +21,7 @@ from erase.config.presets import KIND_DEFAULTS, in_memory
 
 WORLD = "world"
 
-EIGHT_BIT = ("adamw",)  # rules whose states can be kept in 8 bits
+EIGHT_BIT = ("adamw", "adamw8bit-bnb")  # rules whose states can be, or always are, in 8 bits
 
 OPTIONS = (
     "rank", "alpha", "guidance", "pictures", "mask_share", "ratio", "beta", "retain_weight",
@@ -205,8 +205,10 @@ class MethodSection(Section):
 class RoleSection(Section):
     """The optimizer of one role."""
 
-    optimizer: Literal["adamw", "adam", "sgd"] = Field(
-        "adamw", description="Update rule. sgd follows the size of the gradient, the others almost ignore it."
+    optimizer: Literal["adamw", "adam", "sgd", "adamw8bit-bnb"] = Field(
+        "adamw",
+        description="Update rule. sgd follows the size of the gradient, the others almost ignore it. adamw8bit-bnb: "
+        "bitsandbytes' AdamW with 8-bit states, rounded to the nearest (extra lowmem).",
     )
     lr: Real = Field(gt=0, description="Step size. The ratio of forget to retain decides what breaks.")
     warmup: Count = Field(

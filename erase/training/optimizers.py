@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +22,9 @@ CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
 }
+
+
+BITSANDBYTES = "adamw8bit-bnb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +89,11 @@ def _schedule(plan: RolePlan, rounds: int) -> Callable[[int], float]:
 
 
 def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:
-    if plan.optimizer not in CLASSES:
-        raise InputError(f"optimizer {plan.optimizer!r} is unknown; use one of {', '.join(CLASSES)}")
     options: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay}
+    if plan.optimizer == BITSANDBYTES:
+        return lambda weights: _bitsandbytes().optim.AdamW8bit(weights, **options)
+    if plan.optimizer not in CLASSES:
+        raise InputError(f"optimizer {plan.optimizer!r} is unknown; use one of {', '.join((*CLASSES, BITSANDBYTES))}")
     if plan.states != "fp32":
         if plan.optimizer != "adamw":
             raise InputError(f"{plan.states} states are for adamw, not for {plan.optimizer}; use fp32, or adamw")
@@ -94,3 +101,15 @@ def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:
     if plan.optimizer == "sgd":
         options["momentum"] = 0.9
     return lambda weights: CLASSES[plan.optimizer](weights, **options)
+
+
+def _bitsandbytes() -> Any:
+    """The library, which is an extra and says at its import what else it does without. Raises `InputError`."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        return importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise InputError(
+            f"optimizer {BITSANDBYTES} needs bitsandbytes ({error}): pip install 'erase[lowmem]', or use adamw with "
+            "train.states 8bit"
+        ) from None

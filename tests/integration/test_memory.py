@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,40 @@ def test_8bit_states_are_small_learn_and_resume_to_the_bit(optimizer: str, preci
 def test_8bit_states_are_refused_for_other_rules() -> None:
     with pytest.raises(InputError, match="8bit states are for adamw, not for sgd"):
         make(build_tiny(), roles=(RolePlan(optimizer="sgd", states="8bit"), EIGHT[1]))
+
+
+def test_bitsandbytes_states_are_small_keep_masks_and_resume_to_the_bit(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra lowmem is not installed")
+    bnb = RolePlan(optimizer="adamw8bit-bnb", lr=1e-3), RolePlan(optimizer="adamw8bit-bnb", lr=1e-3)
+    settings: Any = {"method": "salun", "parameters": "full", "roles": bnb, "precision": "bf16-mixed"}
+    straight = make(build_tiny(), **settings)
+    run(straight, 3)
+    assert straight.mask is not None
+    for name, mask in straight.mask.items():
+        assert torch.equal(straight.trained.parameters[name][~mask], straight.trained.originals[name][~mask])
+    plain = make(build_tiny(), **{**settings, "roles": (RolePlan(lr=1e-3), RolePlan(lr=1e-3))})
+    run(plain, 1)
+    assert state_bytes(straight.optimizer) < 0.5 * state_bytes(plain.optimizer)
+    half, other = make(build_tiny(), **settings), make(build_tiny(), **settings)
+    run(half, 2)
+    torch.save(half.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    run(other, 3, first=2)
+    pairs = zip(straight.trained.parameters.values(), other.trained.parameters.values(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_without_bitsandbytes_its_rule_is_refused_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InputError, match=r"needs bitsandbytes .*: pip install 'erase\[lowmem\]'"):
+        make(build_tiny(), roles=(RolePlan(optimizer="adamw8bit-bnb"), RolePlan()))
+    monkeypatch.setattr("erase.check.find_spec", lambda name: None)
+    config = given(tmp_path, output=str(tmp_path / "run"), **{"train.retain.optimizer": "adamw8bit-bnb"})
+    with pytest.raises(InputError, match=r"needs bitsandbytes: pip install 'erase\[lowmem\]'"):
+        workflow.erase(config)
+    assert not (tmp_path / "run").exists()
 
 
 def recorded(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
