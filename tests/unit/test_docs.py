@@ -12,10 +12,12 @@ import pytest
 from erase.arguments import build_parser
 from erase.cli import HANDLERS, overrides
 from erase.config import METHOD_DEFAULTS, Config, load_config
+from erase.methods import EDITORS, METHODS
 from erase.resources import asset, bundled_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
@@ -82,6 +84,42 @@ def test_the_files_the_readme_names_exist():
     assert [name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "erase"))] == []
     packages = {f"erase/{p.parent.name}/" for p in (ROOT / "erase").glob("*/__init__.py")}
     assert packages <= set(named)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *EDITORS])
+def test_every_method_has_a_card_that_is_linked(name: str):
+    card = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    assert f"](docs/methods/{name}.md)" in README
+    assert f"](methods/{name}.md)" in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert re.search(r"^    \S.* = ", card, flags=re.MULTILINE)  # an equation
+    assert [part for part in ("What it changes", "Defaults", "When") if f"* **{part}.** " not in card] == []
+    assert name in EDITORS or "`method.rank`" in card or "`rank`" in card
+
+
+def test_the_table_of_methods_has_all_of_them_with_their_options():
+    section = README[README.index("## Methods") : README.index("## The bundled world")]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    options = {row[1].strip(" `"): set(re.findall(r"`(\w+)`", row[-2])) for row in rows}
+    assert options.keys() == {*METHODS, *EDITORS}
+    for name, found in options.items():
+        for other in found & options.keys():  # "those of `uce`"
+            found = found - {other} | options[other]
+        shared = {"parameters"} if name in EDITORS else {"parameters", "rank", "alpha", "retain_weight"}
+        assert found | shared == METHOD_DEFAULTS[name]["method"].keys(), name
+
+
+def headings(path: Path) -> set[str]:
+    """The names by which links reach the headings of a page."""
+    found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS], ids=lambda p: p.name)
+def test_links_to_docs_lead_to_a_page_and_its_heading(path: Path):
+    links = re.findall(r"\]\(([^)#]*\.md)?(?:#([^)]*))?\)", path.read_text(encoding="utf-8"))
+    pages = [(path.parent / name if name else path, heading) for name, heading in links]
+    lost = [(page.name, heading) for page, heading in pages if not page.exists() or {heading} - {""} - headings(page)]
+    assert lost == []
 
 
 def test_links_to_files_that_ship_lead_somewhere():
