@@ -34,12 +34,14 @@ import torch
 from graphs import recorded
 
 from erase.config import Config, load_config, parse_value
+from erase.config.schema import TrainSection
 from erase.errors import EraseError, Interrupted
 from erase.runtime import write_text
 
 # None of these is a concept that defaults were sought on (benchmark/tune.py); docs/results.md says what was seen.
 OBJECTS = ("frog", "pizza", "rocket", "guitar", "umbrella", "skull")
 STYLES = ("pixel art", "sticker", "glossy")
+NEWER = ("frozen", "states", "checkpointing", "offload", "channels_last", "keep_checkpoints")
 METHODS = ("esd", "ablation", "salun", "sfron", "ga")
 CELL = ("concept", "method", "optimizer", "seed")
 NAMES = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
@@ -108,6 +110,11 @@ def settings(line: Line, folder: Path | None = None) -> Config:
     return load_config(None, given)
 
 
+def default(name: str) -> Any:
+    """What a setting of training is where nobody says."""
+    return TrainSection.model_fields[name].default
+
+
 def fingerprint(line: Line) -> str:
     """Of all settings that a cell's results depend on; "" for settings that are refused."""
     try:
@@ -117,6 +124,8 @@ def fingerprint(line: Line) -> str:
     found = config.model_dump(mode="json", include={"model", "concept", "method", "train", "evaluate", "seed"})
     if found["train"]:  # an editor has none
         del found["train"]["pool"]["batch"]  # memory and speed only
+        # Newer than the first cells, which were measured with what these are by default.
+        found["train"] = {k: v for k, v in found["train"].items() if k not in NEWER or v != default(k)}
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 

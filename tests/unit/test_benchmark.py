@@ -186,3 +186,10 @@ def test_pools_are_sampled_once_and_only_while_shared(table, monkeypatch):
     assert len(drawn) == 4
     session.fill("a", ["x"], "plan", 0, **given)
     assert len(drawn) == 5
+
+
+def test_the_cells_on_record_are_of_the_settings_as_they_are(table):
+    lines = [json.loads(text) for text in (ROOT / "docs/results/cells.jsonl").read_text().splitlines()]
+    chosen = {(line["method"], line["optimizer"]): line for line in lines}  # of each the last; a hash takes 10 ms
+    assert len(chosen) == 15
+    assert [key for key, line in chosen.items() if line["settings"] != table.fingerprint(line)] == []
