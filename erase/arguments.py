@@ -15,7 +15,11 @@ Handler = Callable[[argparse.Namespace], int]
 
 # Flags of `erase run` and `erase check` that are short for a setting: its path and a line of help.
 SHORT: dict[str, tuple[str, str]] = {
-    "model": ("model", "world, a folder in diffusers' layout, or a checkpoint file"),
+    "model": (
+        "model",
+        "world, a folder in diffusers' layout, a checkpoint file, or a hub id (org/name, org/name@revision)",
+    ),
+    "variant": ("variant", "which weight files of a folder or hub id are read, say fp16"),
     "concept": ("concept", "what to erase"),
     "kind": ("concept.kind", "auto, object, style, person or nudity"),
     "anchor": (
@@ -94,6 +98,7 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     run.add_argument("--resume", metavar="DIR", type=user_path, help="go on with a run that was stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_offline(run)
     check = command(
         "check",
         "validate a configuration and print it in full",
@@ -117,6 +122,7 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
     )
     made.add_argument("run", metavar="RUN", type=user_path, help="a run folder")
     made.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_offline(made)
     made = command(
         "export",
         "write the erased model in a format that other tools load",
@@ -143,6 +149,7 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         type=_positive,
         help="rank of a LoRA; a higher one loses less (16; all of it where a LoRA was trained, or solved for)",
     )
+    _add_offline(made)
 
 
 def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -159,7 +166,9 @@ def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--steps", metavar="N", type=_positive, default=25, help="denoising steps (25)")
     made.add_argument("--guidance", metavar="G", type=_real, default=3.0, help="how closely prompts are followed (3)")
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    made.add_argument("--variant", metavar="V", help="which weight files of a model are read, say fp16")
     made.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_offline(made)
 
 
 def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -185,6 +194,10 @@ def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     made.add_argument("--minutes", metavar="M", type=_positive, help="stop after so long; the same command goes on")
     made.add_argument("--status", action="store_true", help="show which stages are done, and do nothing")
+
+
+def _add_offline(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--offline", action="store_true", help="fetch nothing; hub ids are looked up in the local cache")
 
 
 def _whole(text: str) -> int:

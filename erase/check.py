@@ -23,6 +23,8 @@ def check_config(config: Config) -> list[str]:
         raise InputError("optimizer adamw8bit-bnb needs bitsandbytes: pip install 'erase[lowmem]'")
     warnings = []
     if config.model == WORLD:
+        if config.variant is not None:
+            raise InputError(f"variant: the bundled world has none, got {config.variant!r}; leave it out")
         concept = named_concept(config)
         if not config.evaluate.skip:
             world_asks(concept, config.evaluate.prompts, config.evaluate.seeds)

@@ -74,6 +74,8 @@ def _dispatch(arguments: list[str]) -> int:
             raise InputError(f"unknown argument {unknown[0]!r}; each KEY=VALUE needs its own --set")
         hint = _suggest(name, known) or f"; see `erase {options.command} --help`"
         raise InputError(f"unknown argument {unknown[0]!r}{hint}")
+    if getattr(options, "offline", False):
+        os.environ["HF_HUB_OFFLINE"] = "1"  # before any library of the hub is imported; all of them heed it
     return options.do(options)
 
 
@@ -186,6 +188,7 @@ def _generate(options: argparse.Namespace) -> int:
             steps=options.steps,
             guidance=options.guidance,
             device=options.device,
+            variant=options.variant,
             on_event=listener,
             should_stop=stop,
         )

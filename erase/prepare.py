@@ -12,15 +12,15 @@ from torch import Tensor
 from erase import runs
 from erase.check import check_config, less_memory, named_concept
 from erase.concept import FRAMES, Concept, phrase
-from erase.config import EDITORS, WORLD, Config, load_config
+from erase.config import EDITORS, Config, load_config
 from erase.config.schema import TrainSection
 from erase.errors import InputError
 from erase.estimate import GIB, Need, Weights, bytes_of_states, estimate, rounded
 from erase.evaluation.rows import Arm
-from erase.events import OnEvent, ShouldStop
+from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.methods import METHODS, Options
 from erase.methods.editing import EditOptions
-from erase.models import ENCODER, LoraPlan, Model, layers, load_model, merge, model_hash, put_tensors, select
+from erase.models import ENCODER, LoraPlan, Model, hub_id, layers, load_model, merge, model_hash, put_tensors, select
 from erase.runtime import output_folder, pick_device, user_path
 from erase.scoring import JudgePlan, content_hash
 from erase.training import EditPlan, MemoryPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
@@ -44,22 +44,30 @@ class Job:
     cache: Path | None = None
 
 
-def prepare(config: Config, device: torch.device, cache: Path | None = None) -> Job:
-    """Check everything that a run needs and load its model. Raises `InputError`; writes nothing."""
+def prepare(
+    config: Config,
+    device: torch.device,
+    cache: Path | None = None,
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+) -> Job:
+    """Check everything that a run needs and load its model, fetching it where it is to be. Writes nothing else.
+
+    Raises `InputError`, and `Interrupted` after a stop while fetching.
+    """
     warnings = check_config(config)
     cache = None if cache is None else output_folder(user_path(cache))
-    if edits(config):
-        model = load_model(config.model, device)
-        projections(model, config.method.parameters)
-    else:
+    if not edits(config):
         accelerator_for(config.turns.precision, device)
-        model = _loaded(config, device)
+    model = _loaded(config, device, on_event, should_stop)
+    if edits(config):
+        projections(model, config.method.parameters)
     concept = prepare_concept(config, model)
     for words in (concept.name, concept.anchor, *concept.keep):
         frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
         warnings += too_long(model, [max(frames, key=lambda text: model.too_long(text))])
     warnings += memory_warnings(config, model)
-    return Job(_resolved(config, concept, device), model, concept, warnings, cache)
+    return Job(_resolved(config, concept, model, device), model, concept, warnings, cache)
 
 
 def memory_warnings(config: Config, model: Model) -> list[str]:
@@ -126,12 +134,13 @@ def too_long(model: Model, prompts: list[str]) -> list[str]:
     ]
 
 
-def _resolved(config: Config, concept: Concept, device: torch.device) -> Config:
+def _resolved(config: Config, concept: Concept, model: Model, device: torch.device) -> Config:
     """What config.yaml and the report keep: nothing is left to look up, and a run from it makes a folder of its own."""
-    model = config.model if config.model == WORLD else str(user_path(config.model).resolve())
+    kept = model.world or hub_id(model.source) is not None
+    source = model.source if kept else str(user_path(model.source).resolve())
     named = {"name": concept.name, "kind": concept.kind, "keep": list(concept.keep), "anchor": concept.anchor}
     section = config.concept.model_copy(update=named)
-    update = {"model": model, "concept": section, "device": str(device), "output": None}
+    update = {"model": source, "variant": model.variant, "concept": section, "device": str(device), "output": None}
     return config.model_copy(update=update | ({"train": None} if edits(config) else {}))
 
 
@@ -149,19 +158,23 @@ def stored_device(config: Config) -> tuple[torch.device, list[str]]:
         return device, [f"the run began on {config.device}, which is not here; on {device} its numbers round otherwise"]
 
 
-def load_run(folder: Path, config: Config, device: torch.device) -> tuple[Model, dict[Arm, dict[str, Tensor]]]:
+def load_run(
+    folder: Path, config: Config, device: torch.device, on_event: OnEvent = ignore
+) -> tuple[Model, dict[Arm, dict[str, Tensor]]]:
     """A finished run's erased model, and the trained subset's tensors before and after.
 
     Raises `InputError` where the weights are not those that its configuration trains from its base, or not finite.
     """
-    model = _loaded(config, device)
+    model = _loaded(config, device, on_event)
     return model, put_trained(folder, config, model)
 
 
-def _loaded(config: Config, device: torch.device) -> Model:
+def _loaded(
+    config: Config, device: torch.device, on_event: OnEvent = ignore, should_stop: ShouldStop = never
+) -> Model:
     """The model, checked for what the run trains; what training does not read waits on the CPU under `offload`."""
-    model = load_model(config.model, device)
-    if config.train is None:
+    model = load_model(config.model, device, config.variant, on_event, should_stop)
+    if config.train is None or edits(config):
         return model
     picked = _check_trainable(model, config)
     if config.train.offload:

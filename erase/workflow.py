@@ -18,7 +18,7 @@ from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
 from erase.methods import EDITORS, METHODS
-from erase.models import PRESETS, WORLD, load_model, select
+from erase.models import PRESETS, WORLD, hub_id, load_model, select
 from erase.prepare import (
     Job,
     edit_plan,
@@ -55,7 +55,7 @@ def erase(
     other runs judged alike. Raises `InputError` for what cannot be used, `Interrupted` after a stop (the folder can be
     resumed), `EraseError` for a run that failed or changed nothing.
     """
-    job = prepare(config, pick_device(config.device), cache)
+    job = prepare(config, pick_device(config.device), cache, on_event, should_stop)
     stored = to_yaml(job.config)
     if config.output:
         folder = runs.claim_folder(user_path(config.output), stored)
@@ -74,7 +74,7 @@ def resume(
         on_event(Warned(text=f"{folder} is finished already; nothing to do"))
         return folder
     device, warnings = stored_device(config)
-    job = prepare(config, device, cache)
+    job = prepare(config, device, cache, on_event, should_stop)
     return _complete(replace(job, warnings=warnings + job.warnings), folder, on_event, should_stop)
 
 
@@ -106,7 +106,8 @@ def _weights(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> d
         runs.read_guards(folder)
         return put_trained(folder, config, job.model)
     of = origin(config, job.model)
-    about = {"base": Path(config.model).name, "concept": job.concept.name, "method": config.method.name, **of}
+    base = config.model if hub_id(config.model) else Path(config.model).name
+    about = {"base": base, "concept": job.concept.name, "method": config.method.name, **of}
     if not edits(config):
         return _train(job, folder, about, of, log, should_stop)
     log(Started(folder=folder, total=0, model=job.model.title))
@@ -158,7 +159,7 @@ def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop =
     if config.model != WORLD:
         raise InputError(f"{folder} is a run on {config.model!r}; only runs on the bundled world can be judged so far")
     device, warnings = stored_device(config)
-    model, arms = load_run(folder, config, device)
+    model, arms = load_run(folder, config, device, on_event)
     concept = prepare_concept(config, model)
     log = runs.EventLog(folder, on_event)
     for text in warnings:
@@ -175,6 +176,7 @@ def generate(
     steps: int = 25,
     guidance: float = 3.0,
     device: str = "auto",
+    variant: str | None = None,
     on_event: OnEvent = ignore,
     should_stop: ShouldStop = never,
 ) -> list[Path]:
@@ -187,9 +189,9 @@ def generate(
         raise InputError(f"output {taken[0]} exists; name a new folder, or remove the pictures in it")
     place, run = pick_device(device), user_path(source)
     if (run / runs.CONFIG).is_file():
-        model, _ = load_run(run, stored_config(run, finished=True), place)
+        model, _ = load_run(run, stored_config(run, finished=True), place, on_event)
     else:
-        model = load_model(source, place)
+        model = load_model(source, place, variant, on_event, should_stop)
     for text in too_long(model, prompts):
         on_event(Warned(text=text))
     shots = [Shot(prompt, prompt, seed) for prompt, seed in named]
@@ -214,7 +216,7 @@ def export(
     """
     plan = plan_export(format, output, dtype, rank)
     config = stored_config(folder, finished=True)
-    model, arms = load_run(folder, config, torch.device("cpu"))
+    model, arms = load_run(folder, config, torch.device("cpu"), on_event)
     about = runs.read_about(folder / runs.MODEL)
     recipe = {"version": __version__, **about, "config": without_paths(config.model_dump())}
     lora = lora_plan(config)
@@ -243,6 +245,7 @@ def listing(kind: str) -> list[tuple[str, str]]:
             (WORLD, "bundled: 60 objects in 6 styles, 64 px"),
             ("FOLDER", "Stable Diffusion 1, 2 or XL, in diffusers' layout"),
             ("FILE", "the same as one .safetensors, or a .ckpt with weights alone"),
+            ("ORG/NAME[@REVISION]", "the same from the Hugging Face hub, or from its local cache"),
         ]
     if kind == "concepts":
         return [(n, "object of the world") for n in OBJECT_NAMES] + [(n, "style of the world") for n in STYLE_NAMES]

@@ -159,6 +159,8 @@ def _problem(detail: Any) -> str:
         return f"{path}: {text}{shown}"
     if kind == "string_pattern_mismatch" and path == "device":
         return f"{path}: {value!r} is not auto, cpu, cuda, cuda:N or mps"
+    if kind == "string_pattern_mismatch" and path == "variant":
+        return f"{path}: {value!r} is no variant; give the short name in the files' names, say fp16"
     if kind in ("model_type", "model_attributes_type"):
         name = "a name, or " if path in ("concept", "method") else ""
         return f"{path}: must be {name}settings of its own ({', '.join(_known(parts))}), got {value!r}"

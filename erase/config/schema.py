@@ -329,7 +329,17 @@ class EvaluateSection(Section):
 class Config(Section):
     """One run, complete: every value it depends on is in here."""
 
-    model: str = Field(WORLD, min_length=1, description="world, a folder in diffusers' layout, or a checkpoint file.")
+    model: str = Field(
+        WORLD,
+        min_length=1,
+        description="world, a folder in diffusers' layout, a checkpoint file, or a hub id (org/name[@revision]).",
+    )
+    variant: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_]{1,20}$",
+        description="Which weight files of a folder or hub id are read, say fp16: a smaller download, rounded weights. "
+        "null: the plain ones, or the only ones. Weights become float32 either way.",
+    )
     concept: ConceptSection = Field(description="What goes.")
     method: MethodSection = Field(description="How it goes.")
     train: TrainSection | None = Field(None, description="The turns; uce, rece and speed have none.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erase.errors import InputError
+from erase.errors import InputError, Interrupted
+from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.models.families import FAMILIES, detect
 from erase.models.file_parts import parts_of_file
+from erase.models.hub import hub_id, snapshot
 from erase.models.text import Text, choose
-from erase.models.weights import check_weights
+from erase.models.weights import check_classes, read_json, read_part
 from erase.resources import asset
 from erase.runtime import user_path
 
@@ -30,8 +31,9 @@ PREDICTIONS = ("epsilon", "v_prediction")
 class Model:
     """The parts of a pipeline; weights float32, in eval mode, no gradients.
 
-    `source` is the name or path it was loaded from; `world` says that it is the bundled one. `family` is a key of
-    `FAMILIES`, `reason` what gave it away; a second tokenizer and text encoder are there where it names them.
+    `source` is the name, path or hub id (with its exact commit) it was loaded from; `world` says that it is the bundled
+    one. `family` is a key of `FAMILIES`, `reason` what gave it away; a second tokenizer and text encoder are there
+    where it names them.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Model:
     family: str = "sd1"
     reason: str = ""
     file: Path | None = None  # the single file it was read from
+    variant: str | None = None  # of its weight files, where all parts have the same
     tokenizer_2: Any = None
     text_encoder_2: Any = None
     blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
@@ -230,25 +233,37 @@ def _run(encoder: Any, ids: Tensor, prefix: Tensor | None) -> Any:
         hook.remove()
 
 
-def load_model(source: str, device: torch.device | str = "cpu") -> Model:
-    """Load `world`, a folder in diffusers' layout, or a checkpoint of one file.
+def load_model(
+    source: str,
+    device: torch.device | str = "cpu",
+    variant: str | None = None,
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+) -> Model:
+    """Load `world`, a folder in diffusers' layout, a checkpoint of one file, or a model of the hub by its id.
 
-    Raises `InputError` for anything that is no such model: no folder, no or a foreign model_index.json, a weight
-    file that is truncated or of other shapes, a tensor with NaN or infinity, a pickle with more than weights.
+    `variant` names the weight files of a folder that are read, say "fp16"; None: the plain ones, or the only ones.
+    Weights become float32 either way. Raises `InputError` for anything that is no such model: no folder, no or a
+    foreign model_index.json, a weight file that is truncated or of other shapes, a tensor with NaN or infinity, a
+    pickle with more than weights, an id that the hub does not have; `Interrupted` after a stop while fetching.
     """
-    path = asset("world/pipeline") if source == WORLD else user_path(source)
+    path = None
     try:
+        path, source = _place(source, variant, on_event, should_stop)
         with quiet_libraries():
-            name, reason, parts = parts_of_file(path) if path.is_file() else _parts_of_folder(path)
+            file = path if path.is_file() else None
+            name, reason, parts = parts_of_file(path) if file else _parts_of_folder(path, variant)
+            model = Model(source, **parts, family=name, reason=reason, file=file)
+            # Pipelines correct what old schedulers say of clip_sample and steps_offset.
+            model.scheduler = ddim(model.pipeline().scheduler)
     except InputError as error:
-        named = str(path) in str(error)  # then it says already where to look
+        named = path is not None and str(path) in str(error)  # then it says already where to look
         raise InputError(str(error) if named else f"model {source!r}: {error}") from None
+    except Interrupted:
+        raise
     except Exception as error:  # the libraries raise whatever a damaged file happens to call for
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {first}") from error
-    scheduler = ddim(parts.pop("scheduler"))
-    file = path if path.is_file() else None
-    model = Model(source, **parts, scheduler=scheduler, family=name, reason=reason, file=file)
     predicts = model.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")
@@ -259,24 +274,51 @@ def load_model(source: str, device: torch.device | str = "cpu") -> Model:
     return model
 
 
-def _parts_of_folder(folder: Path) -> tuple[str, str, dict[str, Any]]:
+def _place(source: str, variant: str | None, on_event: OnEvent, should_stop: ShouldStop) -> tuple[Path, str]:
+    """Where the model lies, and its exact name: of a hub id, the one with its commit."""
+    if source == WORLD:
+        return asset("world/pipeline"), source
+    wanted = hub_id(source)
+    if wanted is not None:
+        folder, exact = snapshot(wanted, variant, on_event, should_stop)
+        return folder, str(exact)
+    path = user_path(source)
+    if variant is not None and path.is_file():
+        raise InputError(f"one file has no variant {variant!r}; leave 'variant' out")
+    return path, source
+
+
+def _parts_of_folder(folder: Path, variant: str | None) -> tuple[str, str, dict[str, Any]]:
     """Family, reason, and the parts that a `Model` takes, of a folder in diffusers' layout."""
-    import diffusers
+    from transformers import CLIPTokenizer
 
     index, name, reason = _check_folder(folder)
     family = FAMILIES[name]
-    check_weights(folder, index, family.parts)
-    pipe = getattr(diffusers, family.pipeline).from_pretrained(
-        folder,
-        local_files_only=True,
-        low_cpu_mem_usage=False,
-        use_safetensors=True,
-        **({} if family.pooled else {"safety_checker": None}),
-    )
-    parts = {part: getattr(pipe, part) for part in (*family.parts, *family.tokenizers, "scheduler")}
+    check_classes(folder / "model_index.json", index, family.parts | dict.fromkeys(family.tokenizers, "CLIPTokenizer"))
+    parts: dict[str, Any] = {"scheduler": _scheduler(folder, index)}
+    found: dict[str, str | None] = {}
+    for part, kind in family.parts.items():
+        parts[part], found[part] = read_part(folder / part, kind, variant)
+    for part in family.tokenizers:
+        parts[part] = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
     if family.pooled:
-        parts["blank_is_zero"] = bool(pipe.config.get("force_zeros_for_empty_prompt", True))
-    return name, reason, parts
+        parts["blank_is_zero"] = bool(index.get("force_zeros_for_empty_prompt", True))
+    names = set(found.values())
+    parts["variant"] = names.pop() if len(names) == 1 else None  # of some parts only: looked up again each time
+    odd = [f"{part} of variant {of}" for part, of in found.items() if of and of != variant]
+    return name, "; ".join([reason, *odd]), parts
+
+
+def _scheduler(folder: Path, index: dict[str, Any]) -> Any:
+    """The sampler that the folder came with."""
+    import diffusers
+
+    named = index.get("scheduler")
+    name = named[-1] if isinstance(named, list) and named else named
+    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
+        raise InputError(f"{folder / 'model_index.json'}: scheduler is {name!r}, which is none of diffusers'")
+    return kind.from_pretrained(folder / "scheduler", local_files_only=True)
 
 
 def ddim(scheduler: Any) -> Any:
@@ -329,28 +371,20 @@ def _check_folder(folder: Path) -> tuple[dict[str, Any], str, str]:
     """model_index.json of a folder that has all parts, its family, and why that."""
     index = folder / "model_index.json"
     if not folder.exists():
-        raise InputError("no such folder or file; give 'world', a folder in diffusers' layout, or a checkpoint file")
+        raise InputError(
+            "no such folder or file; give 'world', a folder in diffusers' layout, a checkpoint file or a hub id"
+        )
     if not index.is_file():
         raise InputError(f"{folder} has no model_index.json, so it is no diffusers model")
-    parts, unet = _read_json(index), folder / "unet" / "config.json"
-    family, reason = detect(parts, _read_json(unet) if unet.is_file() else {})
+    parts, unet = read_json(index), folder / "unet" / "config.json"
+    family, reason = detect(parts, read_json(unet) if unet.is_file() else {})
     wanted = (*FAMILIES[family].tokenizers, *FAMILIES[family].parts, "scheduler")
     missing = [part for part in wanted if not (folder / part).is_dir()]
     if missing:
         raise InputError(f"missing folders {', '.join(missing)} in {folder}")
     for file in sorted(folder.glob("*/*config.json")):
-        _read_json(file)
+        read_json(file)
     return parts, family, reason
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error})") from None
-    if not isinstance(held, dict):  # the libraries would look for the model on the hub instead
-        raise InputError(f"{file} holds a {type(held).__name__}, not a configuration")
-    return held
 
 
 def _check_sizes(model: Model) -> None:
@@ -361,6 +395,9 @@ def _check_sizes(model: Model) -> None:
         raise InputError(f"model {source!r}: sample_size {side!r} in unet/config.json is no size of latents")
     family = FAMILIES[model.family]
     for tokenizer, encoder in zip(family.tokenizers, family.text_encoders, strict=True):
+        words, known = len(getattr(model, tokenizer)), getattr(model, encoder).config.vocab_size
+        if words > known:
+            raise InputError(f"model {source!r}: its {tokenizer} has {words:,} words, its {encoder} knows {known:,}")
         tokens = getattr(model, tokenizer).model_max_length
         places = getattr(model, encoder).config.max_position_embeddings
         if tokens > places:

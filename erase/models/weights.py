@@ -1,17 +1,21 @@
-"""Whether a model folder's weight files hold what its configuration builds.
+"""The parts of a model folder: which files hold their weights, and whether these are what the configuration builds.
 
-The libraries fill tensors that a file lacks with random numbers, pass over those they do not know, and only warn.
+The libraries' own loaders fill tensors that a file lacks with random numbers, pass over those they do not know, and
+look for files by rules of their own. Here a part is built from its configuration and filled from the very files that
+were checked.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from erase.errors import InputError
 
@@ -21,20 +25,104 @@ OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj
 # What a text encoder cut out of a whole CLIP, or saved by an old library, has over: nothing a picture depends on.
 OVER = re.compile(r"position_ids$|^(text_projection|logit_scale|vision_model|visual_projection)\b")
 TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection")
+VARIANT = r"[A-Za-z0-9_]{1,20}"
+# More than in any published model; a configuration that asks for millions would only be refused after hours.
+MOST_LAYERS = 200
 
 
-def check_weights(folder: Path, index: dict[str, Any], parts: dict[str, str]) -> None:
-    """Compare the weight files of a diffusers folder with what its parts' configurations build.
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration. Raises `InputError` for what is none."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} is damaged ({_line(error)})") from None
+    if not isinstance(held, dict):  # the libraries would look for the model on the hub instead
+        raise InputError(f"{file} holds a {type(held).__name__}, not a configuration")
+    return held
 
-    `index` is model_index.json, `parts` the class of each part. Raises `InputError` for a part of another class,
-    without safetensors, and for tensors that are missing, of other shapes, or unknown.
+
+def stem(kind: str) -> str:
+    """How its library names the weight file of a part of this class."""
+    return "model" if kind in TEXT else "diffusion_pytorch_model"
+
+
+def single_name(stem: str, variant: str | None) -> str:
+    """The name of a weight file that holds all."""
+    return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
+
+
+def index_name(stem: str, variant: str | None) -> str:
+    """The name of the file that says in which shards the tensors are."""
+    return f"{stem}.safetensors.index.{variant}.json" if variant else f"{stem}.safetensors.index.json"
+
+
+def pick_variant(names: Collection[str], stem: str, wanted: str | None, where: str) -> str | None:
+    """Which of the weights among a part's files are read: the wanted ones, the plain ones (None), or the only ones.
+
+    `where` is the part in words. Raises `InputError` that lists what there is if those are not.
     """
+    forms = (rf"{stem}(?:\.({VARIANT}))?\.safetensors", rf"{stem}\.safetensors\.index(?:\.({VARIANT}))?\.json")
+    matches = [re.fullmatch(form, name) for form in forms for name in names]
+    found = {match[1] for match in matches if match}
+    if wanted in found:
+        return wanted
+    known = ", ".join(sorted(variant for variant in found if variant))
+    if wanted is not None and found:
+        has = " and ".join(filter(None, ("the plain weights" if None in found else "", known)))
+        raise InputError(f"{where} has no variant {wanted!r}: it has {has}; set 'variant' to one of these, or null")
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise InputError(f"{where} has no plain weights, and several variants: {known}; set 'variant' to one of these")
+    endings = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".onnx", ".safetensors")
+    others = ", ".join(sorted(name for name in names if name.endswith(endings)))
+    held = f"it holds {others}" if others else "it holds no weights"
+    raise InputError(
+        f"{where}/{single_name(stem, wanted)} is missing: {held}; only safetensors of that name are read, and never a "
+        "pickle"
+    )
+
+
+def weight_names(folder: Path, names: Collection[str], kind: str, variant: str | None) -> list[str]:
+    """Names of the files that hold a part's weights: one, or the shards that its index in `folder` lists."""
+    base = stem(kind)
+    index, single = index_name(base, variant), single_name(base, variant)
+    # With both there, transformers reads the one file, diffusers the shards.
+    if index not in names or (kind in TEXT and single in names):
+        return [single]
+    try:
+        shards = sorted({str(name) for name in read_json(folder / index)["weight_map"].values()})
+    except (KeyError, AttributeError) as error:
+        raise InputError(f"{folder / index} is damaged ({_line(error)}); fetch it again") from None
+    lost = [name for name in shards if name not in names or Path(name).name != name]
+    if lost or not shards:
+        raise InputError(f"{folder / index}: {len(lost)} of {len(shards)} files are missing: {', '.join(lost[:1])}")
+    return shards
+
+
+def check_classes(index: Path, held: dict[str, Any], parts: dict[str, str]) -> None:
+    """Raise `InputError` for a part that model_index.json, of which `held` is the content, gives another class."""
     for part, kind in parts.items():
-        stem = "model" if kind in TEXT else "diffusion_pytorch_model"  # as its library names its weight file
-        named = index.get(part)
-        if not isinstance(named, list) or named[-1:] != [kind]:
-            raise InputError(f"{folder / 'model_index.json'}: {part} is {named}; only {kind} can be used so far")
-        _compare(folder / part, _expected(kind, folder / part), _files(folder / part, stem))
+        named = held.get(part)
+        # Both of CLIP's tokenizers, the one in Python and the fast one, cut texts alike.
+        if not isinstance(named, list) or named[-1:] not in ([kind], [f"{kind}Fast"]):
+            raise InputError(f"{index}: {part} is {_short(named)}; only {kind} can be used so far")
+
+
+def read_part(folder: Path, kind: str, variant: str | None) -> tuple[Any, str | None]:
+    """One part of a model, float32, and the variant that its weights are of.
+
+    Raises `InputError` for a part without safetensors, and for tensors that are missing, of other shapes, of numbers
+    that are no reals, or unknown.
+    """
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    found = pick_variant(names, stem(kind), variant, str(folder))
+    files = [folder / name for name in weight_names(folder, names, kind, found)]
+    _check_layers(folder / "config.json")
+    with torch.device("meta"):  # no memory before the sizes are known to be the files'
+        expected = {_modern(name): tuple(value.shape) for name, value in _build(kind, folder).state_dict().items()}
+    _compare(folder, expected, files)
+    return _filled(_build(kind, folder), files), found
 
 
 def headers(file: Path) -> dict[str, Shape]:
@@ -43,42 +131,29 @@ def headers(file: Path) -> dict[str, Shape]:
         with safe_open(file, framework="pt") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is damaged or truncated ({error}); fetch it again") from None
+        raise InputError(f"{file} is damaged or truncated ({_line(error)}); fetch it again") from None
 
 
-def _files(folder: Path, stem: str) -> list[Path]:
-    """The files that the library reads: one, or the shards that an index names; no variants."""
-    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    # With both there, transformers reads the one file, diffusers the shards.
-    if index.is_file() and not (stem == "model" and single.is_file()):
-        try:
-            names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} is damaged ({error}); fetch it again") from None
-        lost = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-        if lost or not names:
-            raise InputError(f"{index}: {len(lost)} of {len(names)} files are missing: {', '.join(lost[:1])}")
-        return [folder / name for name in names]
-    if single.is_file():
-        return [single]
-    others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".ckpt", ".pt", ".pth", ".safetensors"))
-    found = f"it holds {', '.join(others)}" if others else "it holds no weights"
-    raise InputError(f"{single} is missing: {found}; only safetensors of that name are read, and never a pickle")
-
-
-def _expected(kind: str, folder: Path) -> dict[str, Shape]:
-    """Names and shapes of the tensors that the part's configuration builds, without memory for them."""
+def _build(kind: str, folder: Path) -> Any:
+    """The part as its configuration describes it, its parameters without memory."""
     import diffusers
     import transformers
+    from accelerate import init_empty_weights
 
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=False):
         if kind in TEXT:
             config = transformers.CLIPTextConfig.from_pretrained(folder, local_files_only=True)
-            built = getattr(transformers, kind)(config)
-        else:
-            found = getattr(diffusers, kind)
-            built = found.from_config(found.load_config(folder, local_files_only=True))
-    return {_modern(name): tuple(value.shape) for name, value in built.state_dict().items()}
+            return getattr(transformers, kind)(config)
+        found = getattr(diffusers, kind)
+        return found.from_config(found.load_config(folder, local_files_only=True))
+
+
+def _check_layers(file: Path) -> None:
+    """Refuse depths that would take forever to build."""
+    for name, value in read_json(file).items():
+        depths = value if isinstance(value, list) else [value]
+        if "layers" in name and any(isinstance(n, int | float) and n > MOST_LAYERS for n in depths):
+            raise InputError(f"{file}: {name} {_short(value)} is more than {MOST_LAYERS}; it is damaged")
 
 
 def _compare(folder: Path, expected: dict[str, Shape], files: list[Path]) -> None:
@@ -103,8 +178,36 @@ def _compare(folder: Path, expected: dict[str, Shape], files: list[Path]) -> Non
         )
 
 
+def _filled(module: Any, files: list[Path]) -> Any:
+    """The module with the files' tensors, which are known to fit."""
+    own = {_modern(name): name for name in module.state_dict()}
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                if _modern(name) not in own:
+                    continue
+                value = opened.get_tensor(name)
+                if not value.is_floating_point():
+                    raise InputError(f"{file}: tensor {name} is of {value.dtype}; only floating-point weights are read")
+                # A copy: safetensors maps the file, which may change under a long run.
+                tensors[own[_modern(name)]] = value.to(torch.float32, copy=True)
+    module.load_state_dict(tensors, assign=True)
+    return module
+
+
 def _first(names: list[str]) -> str:
     return f"first {', '.join(names[:3])}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _line(error: Exception) -> str:
+    """The first line of what a library says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _modern(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +12,7 @@ from PIL import Image
 
 from erase import runs
 from erase.errors import InputError
+from erase.models import hub_id
 from erase.report.html import (
     UNJUDGED,
     concept_name,
@@ -65,8 +65,9 @@ def card(report: Report, *, grid: str | None, notes: Sequence[str] = ()) -> str:
         "tags": ["text-to-image", "concept-erasure", "machine-unlearning", "dualoptim"],
     }
     # Only a hub id may stand here; a local path would be a dead link, and private.
-    if isinstance(model, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model) and not Path(model).exists():
-        front["base_model"] = model
+    base = hub_id(model) if isinstance(model, str) else None
+    if base is not None:
+        front["base_model"] = base.repo
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
     lines += [f"# {_inline(name)}, erased", "", _inline(headline(report)), ""]
     lines += [_inline(line) for line in lead(report)] + [""]

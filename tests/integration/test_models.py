@@ -105,6 +105,114 @@ def test_a_variant_does_not_stand_in_for_the_file_that_is_read(folder: Path) -> 
         load_model(str(folder))
 
 
+def halve(folder: Path, *parts: str, keep: bool) -> None:
+    """Give parts a variant fp16, beside the plain weights or instead of them."""
+    for part in parts:
+        (file,) = (folder / part).glob("*.safetensors")
+        half = {name: value.half() for name, value in load_file(file).items()}
+        save_file(half, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+        if not keep:
+            file.unlink()
+
+
+def halved(model: Model, *parts: str) -> str:
+    """The model's hash if these parts went through half precision."""
+    for part in parts:
+        getattr(model, part).half().float()
+    return model_hash(model)
+
+
+ALL = ("text_encoder", "unet", "vae")
+
+
+def test_the_plain_weights_are_read_unless_a_variant_is_named(folder: Path) -> None:
+    halve(folder, *ALL, keep=True)
+    plain, half = load_model(str(folder)), load_model(str(folder), variant="fp16")
+    assert (plain.variant, half.variant) == (None, "fp16")
+    assert model_hash(plain) == model_hash(build_tiny()) and model_hash(half) == halved(build_tiny(), *ALL)
+    assert {p.dtype for part in half.weighted.values() for p in part.parameters()} == {torch.float32}
+    assert plain.reason == half.reason
+
+
+def test_the_only_variant_is_read_and_said(folder: Path) -> None:
+    halve(folder, "unet", "vae", keep=False)
+    model = load_model(str(folder))
+    assert model_hash(model) == halved(build_tiny(), "unet", "vae")
+    assert model.reason.endswith("; unet of variant fp16; vae of variant fp16") and model.variant is None
+    halve(folder, "text_encoder", keep=False)
+    assert load_model(str(folder)).variant == "fp16"
+
+
+def test_a_variant_that_is_not_there_is_refused_with_what_is(folder: Path) -> None:
+    halve(folder, "unet", keep=True)
+    with pytest.raises(InputError, match="unet has no variant 'bf16': it has the plain weights and fp16; set"):
+        load_model(str(rename(folder, "text_encoder", "vae", to="bf16")), variant="bf16")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(
+        folder / "unet" / "diffusion_pytorch_model.ema.safetensors"
+    )
+    with pytest.raises(InputError, match="unet has no plain weights, and several variants: ema, fp16; set 'variant'"):
+        load_model(str(folder))
+    with pytest.raises(InputError, match="config.json': one file has no variant 'fp16'"):
+        load_model(str(folder / "unet" / "config.json"), variant="fp16")
+
+
+def rename(folder: Path, *parts: str, to: str) -> Path:
+    for part in parts:
+        (file,) = (folder / part).glob("*.safetensors")
+        file.rename(file.with_suffix(f".{to}.safetensors"))
+    return folder
+
+
+@pytest.mark.parametrize("part", ALL)
+def test_the_files_that_are_checked_are_those_that_are_read(part: str, folder: Path) -> None:
+    halve(folder, *ALL, keep=True)
+    (file,) = (folder / part).glob("*.fp16.safetensors")
+    held = load_file(file)
+    name = sorted(held)[0]
+    save_file({k: v for k, v in held.items() if k != name}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"^{file} lacks 1 of"):
+        load_model(str(folder), variant="fp16")
+    assert model_hash(load_model(str(folder))) == model_hash(build_tiny())
+
+
+def test_shards_of_a_variant_are_read_as_one(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    build_tiny().unet.half().save_pretrained(folder / "unet", max_shard_size="200KB", variant="fp16")
+    assert len(list((folder / "unet").glob("*.fp16*.safetensors"))) > 1
+    assert model_hash(load_model(str(folder))) == halved(build_tiny(), "unet")
+
+
+def test_files_that_point_elsewhere_lead_nowhere(folder: Path, tmp_path: Path) -> None:
+    """What the text library would follow to other weights than those that were checked."""
+    build_tiny("sd2").text_encoder.save_pretrained(tmp_path / "other")
+    about = {"base_model_name_or_path": str(tmp_path / "other"), "peft_type": "LORA"}
+    (folder / "text_encoder" / "adapter_config.json").write_text(json.dumps(about))
+    save_file({"x": torch.zeros(1)}, folder / "text_encoder" / "other.safetensors", metadata={"format": "pt"})
+    alter(folder / "text_encoder" / "config.json", {"transformers_weights": "other.safetensors"})
+    assert model_hash(load_model(str(folder))) == model_hash(build_tiny())
+
+
+def test_weights_that_are_no_reals_are_refused(folder: Path) -> None:
+    (name, value) = next(iter(sorted(load_file(next((folder / "unet").glob("*.safetensors"))).items())))
+    file = put(folder, "unet", **{name: value.to(torch.int8)})
+    with pytest.raises(InputError, match=f"^{file}: tensor {name} is of torch.int8; only floating-point weights"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("named", [["transformers", "T5Tokenizer"], "CLIPTokenizer", None, [], [3]])
+def test_tokenizers_of_other_classes_are_refused(named: object, folder: Path) -> None:
+    alter(folder / "model_index.json", {"tokenizer": named})
+    with pytest.raises(InputError, match="tokenizer is .*; only CLIPTokenizer can be used so far"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("named", [["os", "system"], ["diffusers", "AutoencoderKL"], [3], None, "__path__", []])
+def test_schedulers_of_no_class_are_refused(named: object, folder: Path) -> None:
+    alter(folder / "model_index.json", {"scheduler": named})
+    with pytest.raises(InputError, match="scheduler is .*, which is none of diffusers'"):
+        load_model(str(folder))
+
+
 def test_shards_are_read_as_one(folder: Path) -> None:
     unet = build_tiny().unet
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
