@@ -146,7 +146,7 @@ def _put(given: dict[str, Any], dotted: str, value: Any) -> None:
 def _problem(detail: Any) -> str:
     """One line for one pydantic error: path, what is wrong, the value, what to do."""
     parts = [str(part) for part in detail["loc"] if not _is_branch(str(part))]
-    path, kind, value, context = ".".join(parts), detail["type"], detail["input"], detail.get("ctx", {})
+    path, kind, value, context = _printable(".".join(parts)), detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{path}: unknown key{_suggest_key(parts)}"
     if kind == "missing":
@@ -168,6 +168,12 @@ def _problem(detail: Any) -> str:
     text = text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     shown = repr(value) if len(repr(value)) < 80 else repr(value)[:76] + " ..."
     return f"{path}: {text}, got {shown}"
+
+
+def _printable(key: str) -> str:
+    # A user's own key may be anything, and must not break the line.
+    shown = key if key.isprintable() else repr(key)[1:-1]
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def _is_branch(part: str) -> bool:

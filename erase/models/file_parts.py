@@ -30,6 +30,7 @@ LENGTH = 77
 
 def parts_of_file(path: Path) -> tuple[str, str, dict[str, Any]]:
     """Family, reason, and the parts that a `Model` takes. Raises `InputError` that names what the file is instead."""
+    from accelerate import init_empty_weights
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from diffusers.loaders import single_file_utils as loader
 
@@ -43,15 +44,19 @@ def parts_of_file(path: Path) -> tuple[str, str, dict[str, Any]]:
         parts[tokenizer] = clip_tokenizer("!" if open_clip else LAST)
         parts[part] = _text_encoder(tensors, part, prefix, parts[tokenizer])
     second = parts.get("text_encoder_2")
-    vae: Any = AutoencoderKL(**vae_config(tensors, name))
+    with init_empty_weights(include_buffers=False):  # no memory for sizes that the file only claims
+        vae: Any = AutoencoderKL(**vae_config(tensors, name))
     prediction: Any = predicts(tensors, about, name)
     side = side_of(about, name, prediction, 2 ** (len(vae.config.block_out_channels) - 1))
-    unet = UNet2DConditionModel(**unet_config(tensors, name, second.config.projection_dim if second else 0, side))
+    pooled = second.config.projection_dim if second else 0
+    with init_empty_weights(include_buffers=False):
+        unet = UNet2DConditionModel(**unet_config(tensors, name, pooled, side))
     for part, module, convert in (
         ("unet", unet, loader.convert_ldm_unet_checkpoint),
         ("vae", vae, loader.convert_ldm_vae_checkpoint),
     ):
-        module.load_state_dict(converted(tensors, part, module, partial(convert, dict(tensors), module.config)))
+        held = converted(tensors, part, module, partial(convert, dict(tensors), module.config))
+        module.load_state_dict(held, assign=True)
         parts[part] = module
     parts["scheduler"] = DDIMScheduler(
         beta_start=0.00085,
@@ -69,6 +74,7 @@ def parts_of_file(path: Path) -> tuple[str, str, dict[str, Any]]:
 
 def _text_encoder(tensors: Tensors, part: str, prefix: str, tokenizer: Any) -> Any:
     import transformers
+    from accelerate import init_empty_weights
     from diffusers.loaders import single_file_utils as loader
 
     config = transformers.CLIPTextConfig(**text_config(tensors, prefix, tokenizer.bos_token_id, tokenizer.eos_token_id))
@@ -78,12 +84,13 @@ def _text_encoder(tensors: Tensors, part: str, prefix: str, tokenizer: Any) -> A
             "diffusers folder, which has its own words"
         )
     kind = "CLIPTextModelWithProjection" if part == "text_encoder_2" else "CLIPTextModel"
-    module = getattr(transformers, kind)(config)
+    with init_empty_weights(include_buffers=False):
+        module = getattr(transformers, kind)(config)
     if prefix.endswith("model."):
         convert = partial(loader.convert_open_clip_checkpoint, SimpleNamespace(config=config), dict(tensors), prefix)
     else:
         convert = partial(loader.convert_ldm_clip_checkpoint, dict(tensors))
-    module.load_state_dict(converted(tensors, part, module, convert))
+    module.load_state_dict(converted(tensors, part, module, convert), assign=True)
     return module
 
 

@@ -25,6 +25,7 @@ from erase.runtime import user_path
 
 WORLD = "world"
 PREDICTIONS = ("epsilon", "v_prediction")
+LARGEST = 1024  # side of a latent, eight times that of Stable Diffusion XL
 
 
 @dataclass(eq=False)
@@ -391,7 +392,11 @@ def _check_sizes(model: Model) -> None:
     """What the configurations leave open, or contradict each other in."""
     side, source = model.unet.config.sample_size, model.source
     sides = [side, side] if isinstance(side, int) else side
-    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+    if (
+        not isinstance(sides, list | tuple)
+        or len(sides) != 2
+        or not all(isinstance(n, int) and 0 < n <= LARGEST for n in sides)
+    ):
         raise InputError(f"model {source!r}: sample_size {side!r} in unet/config.json is no size of latents")
     family = FAMILIES[model.family]
     for tokenizer, encoder in zip(family.tokenizers, family.text_encoders, strict=True):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from erase.errors import InputError
 from erase.models.families import FAMILIES
+from erase.models.weights import to_float32
 
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
@@ -62,7 +63,20 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, str]]:
         raise InputError(f"{path} is damaged or truncated ({why}); fetch it again") from None
     about = {"global_step": str(held["global_step"])} if isinstance(held, dict) and "global_step" in held else {}
     held = held.get("state_dict", held) if isinstance(held, dict) else {}
-    return {k: v for k, v in held.items() if isinstance(k, str) and isinstance(v, Tensor)}, about
+    tensors = (
+        {k: v for k, v in held.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if isinstance(held, dict)
+        else {}
+    )
+    for name, value in tensors.items():
+        _check_whole(path, name, value)
+    return tensors, about
+
+
+def _check_whole(path: Path, name: str, value: Tensor) -> None:
+    """Refuse a tensor that claims more numbers than the file holds, which would fill the memory once it is copied."""
+    if value.layout != torch.strided or value.is_quantized or value.nbytes > value.untyped_storage().nbytes():
+        raise InputError(f"{path}: tensor {name!r} of shape {tuple(value.shape)} is no plain array; fetch it again")
 
 
 def detect_file(tensors: Tensors) -> tuple[str, str]:
@@ -206,7 +220,7 @@ class Reader:
         shape = self.shapes.get(name)
         if shape is None:
             raise InputError(f"it lacks {self.prefix}{name}; fetch it again")
-        if dimensions is not None and len(shape) != dimensions:
+        if not all(shape) or dimensions is not None and len(shape) != dimensions:
             raise InputError(f"its {self.prefix}{name} is {shape}, which is no shape for it")
         return shape
 
@@ -230,4 +244,4 @@ def converted(tensors: Tensors, part: str, module: Any, convert: Callable[[], Te
     if other:
         shapes = f"{other[0]} is {tuple(found[other[0]].shape)} where {tuple(wanted[other[0]].shape)} fits"  # type: ignore[union-attr]
         raise InputError(f"its {part} has {len(other)} tensors of other shapes: {shapes}")
-    return {name: value.float() for name, value in found.items() if value is not None}
+    return {name: to_float32(value, f"its {part}", name) for name, value in found.items() if value is not None}

@@ -187,13 +187,16 @@ def _filled(module: Any, files: list[Path]) -> Any:
             for name in opened.keys():  # noqa: SIM118
                 if _modern(name) not in own:
                     continue
-                value = opened.get_tensor(name)
-                if not value.is_floating_point():
-                    raise InputError(f"{file}: tensor {name} is of {value.dtype}; only floating-point weights are read")
-                # A copy: safetensors maps the file, which may change under a long run.
-                tensors[own[_modern(name)]] = value.to(torch.float32, copy=True)
+                tensors[own[_modern(name)]] = to_float32(opened.get_tensor(name), f"{file}:", name)
     module.load_state_dict(tensors, assign=True)
     return module
+
+
+def to_float32(value: Tensor, where: str, name: str) -> Tensor:
+    """A copy in float32: safetensors maps the file, which may change under a long run."""
+    if not value.is_floating_point():
+        raise InputError(f"{where} tensor {name} is of {value.dtype}; only floating-point weights are read")
+    return value.to(torch.float32, copy=True).contiguous()
 
 
 def _first(names: list[str]) -> str:
