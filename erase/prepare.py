@@ -169,9 +169,7 @@ def load_run(
     return model, put_trained(folder, config, model)
 
 
-def _loaded(
-    config: Config, device: torch.device, on_event: OnEvent = ignore, should_stop: ShouldStop = never
-) -> Model:
+def _loaded(config: Config, device: torch.device, on_event: OnEvent = ignore, should_stop: ShouldStop = never) -> Model:
     """The model, checked for what the run trains; what training does not read waits on the CPU under `offload`."""
     model = load_model(config.model, device, config.variant, on_event, should_stop)
     if config.train is None or edits(config):
