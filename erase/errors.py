@@ -26,3 +26,8 @@ class Interrupted(EraseError):
     """The user asked to stop; the state is on disk."""
 
     exit_code = 130
+
+
+def printable(text: str) -> str:
+    """Text with names from outside in it, its line breaks and control codes escaped: one line that moves no cursor."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from erase.config.presets import without_memory
 from erase.config.schema import Config, MethodSection
-from erase.errors import InputError
+from erase.errors import InputError, printable
 from erase.resources import bundled_config
 
 MAX_BYTES = 256 * 1024
@@ -146,7 +146,7 @@ def _put(given: dict[str, Any], dotted: str, value: Any) -> None:
 def _problem(detail: Any) -> str:
     """One line for one pydantic error: path, what is wrong, the value, what to do."""
     parts = [str(part) for part in detail["loc"] if not _is_branch(str(part))]
-    path, kind, value, context = _printable(".".join(parts)), detail["type"], detail["input"], detail.get("ctx", {})
+    path, kind, value, context = _shown(".".join(parts)), detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{path}: unknown key{_suggest_key(parts)}"
     if kind == "missing":
@@ -170,9 +170,8 @@ def _problem(detail: Any) -> str:
     return f"{path}: {text}, got {shown}"
 
 
-def _printable(key: str) -> str:
-    # A user's own key may be anything, and must not break the line.
-    shown = key if key.isprintable() else repr(key)[1:-1]
+def _shown(key: str) -> str:
+    shown = printable(key)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erase.errors import InputError, Interrupted
+from erase.errors import InputError, Interrupted, printable
 from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.models.families import FAMILIES, detect
 from erase.models.file_parts import parts_of_file
@@ -259,12 +260,12 @@ def load_model(
             model.scheduler = ddim(model.pipeline().scheduler)
     except InputError as error:
         named = path is not None and str(path) in str(error)  # then it says already where to look
-        raise InputError(str(error) if named else f"model {source!r}: {error}") from None
+        raise InputError(printable(str(error) if named else f"model {source!r}: {error}")) from None
     except Interrupted:
         raise
     except Exception as error:  # the libraries raise whatever a damaged file happens to call for
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"model {source!r} cannot be read: {first}") from error
+        raise InputError(f"model {source!r} cannot be read: {printable(first)}") from error
     predicts = model.scheduler.config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")
@@ -272,6 +273,7 @@ def load_model(
     for part in model.weighted.values():
         part.to(device).float().eval().requires_grad_(False)
         _check_finite(source, part)
+    _check_works(model)
     return model
 
 
@@ -331,7 +333,10 @@ def ddim(scheduler: Any) -> Any:
 
     if DDIMScheduler not in scheduler.compatibles:  # flow matching, say, whose config names no prediction_type
         raise InputError(f"scheduler {type(scheduler).__name__} has no noise schedule that DDIM can follow")
-    return DDIMScheduler.from_config(scheduler.config, clip_sample=scheduler.config.get("clip_sample", False))
+    # Of other keys the library would say each time that it ignores them.
+    known = inspect.signature(DDIMScheduler.__init__).parameters
+    config = {key: value for key, value in scheduler.config.items() if key in known or key.startswith("_")}
+    return DDIMScheduler.from_config(config, clip_sample=config.get("clip_sample", False))
 
 
 def model_hash(model: Model) -> str:
@@ -407,6 +412,21 @@ def _check_sizes(model: Model) -> None:
         places = getattr(model, encoder).config.max_position_embeddings
         if tokens > places:
             raise InputError(f"model {source!r}: its {tokenizer} gives {tokens} tokens, its {encoder} takes {places}")
+
+
+@torch.no_grad()
+def _check_works(model: Model) -> None:
+    """Let the parts work on each other's outputs once, small: configurations hold much that shows only then."""
+    side = 2 ** len(model.unet.config.block_out_channels)
+    latents = torch.zeros(1, model.latent_shape[0], side, side, device=model.device)
+    try:
+        model.predict(latents, torch.zeros(1, dtype=torch.long, device=model.device), model.encode(["a"]))
+        model.decode(latents)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever the libraries raise on settings that contradict each other
+        why = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
+        raise InputError(f"model {model.source!r}: its parts do not work together ({why}); fetch it again") from error
 
 
 def _check_finite(source: str, part: Any) -> None:

@@ -229,19 +229,21 @@ CHANGES: dict[str, Callable[[torch.Tensor, torch.dtype], torch.Tensor]] = {
 }  # fmt: skip
 
 
-def draws(source: Path) -> None:
-    """A file or folder is a model that draws, or one line with its name; nothing else happens."""
+def draws(source: Path) -> bool:
+    """Whether a file or folder is a model, which draws, or one line with its name; nothing else happens."""
     try:
         model = load_model(str(source))
     except InputError as error:
         one_line(error, str(source))
-        assert not error.args[0].startswith("unexpected")
         assert len(str(error).splitlines()) == 1
-        return
+        return False
+    if max(model.latent_shape) > 16:  # a size is free, and a large one slow
+        return True
     try:
         sample(model, [Shot("a cat", "cat", 0)], steps=1)
     except EraseError as error:  # weights that are finite may still draw none
         assert "NaN or infinity" in str(error)
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +282,7 @@ def test_mutated_files(
         torch.save({"state_dict": given, "global_step": 1}, path)
         return path.read_bytes()
 
+    drawn: list[bool] = []
     whole = {family: written(given) for family, given in tensors.items()}
 
     def holds(example: tuple[str, tuple[str, Any]]) -> None:
@@ -295,10 +298,17 @@ def test_mutated_files(
         else:
             held = damaged(held, changes, 20_000 if how == "header" else None)
         path.write_bytes(held)
-        draws(path)
+        drawn.append(draws(path))
         assert list(tmp_path.iterdir()) == [path]
 
     fuzz(request, 20, 330, FILES, holds)
+    both(drawn)
+
+
+def both(drawn: list[bool]) -> None:
+    """Both ends were met, so neither was tried in vain."""
+    print(f"{sum(drawn)} of {len(drawn)} are models still")
+    assert 0 < sum(drawn) < len(drawn)
 
 
 FOLDERS = st.tuples(
@@ -316,6 +326,7 @@ FOLDERS = st.tuples(
 def test_mutated_folders(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for family in ("sd1", "sdxl"):
         build_tiny(family).pipeline().save_pretrained(tmp_path / family)
+    drawn: list[bool] = []
 
     def holds(example: tuple[float, tuple[str, Any]]) -> None:
         at, (how, changes) = example
@@ -334,6 +345,7 @@ def test_mutated_folders(request: pytest.FixtureRequest, tmp_path: Path) -> None
             save_file(retensored(load_file(file), changes), file)
         else:
             file.write_bytes(damaged(file.read_bytes(), changes))
-        draws(folder)
+        drawn.append(draws(folder))
 
     fuzz(request, 40, 340, FOLDERS, holds)
+    both(drawn)
