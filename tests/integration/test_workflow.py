@@ -221,11 +221,11 @@ def test_weights_of_other_settings_are_not_passed_off_as_the_runs(
         (folder / runs.CONFIG).write_text(text.replace(was, now))
         (folder / runs.DONE).unlink()
     (stopped / runs.MODEL).unlink()
-    with pytest.raises(InputError, match=r"unet\.safetensors was made with other settings than the run has now"):
+    with pytest.raises(InputError, match=r"trained\.safetensors was made with other settings than the run has now"):
         workflow.evaluate(finished)
-    with pytest.raises(InputError, match=r"unet\.safetensors was made with other settings"):
+    with pytest.raises(InputError, match=r"trained\.safetensors was made with other settings"):
         workflow.resume(finished)
-    with pytest.raises(InputError, match=r"unet\.safetensors was made with other settings"):
+    with pytest.raises(InputError, match=r"trained\.safetensors was made with other settings"):
         workflow.export(finished, "diffusers", tmp_path / "out")
     with pytest.raises(InputError, match=r"state-0000003\.pt was made with other settings"):
         workflow.resume(stopped)
