@@ -100,7 +100,15 @@ def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:
         return lambda weights: AdamW(weights, states=plan.states, **options)
     if plan.optimizer == "sgd":
         options["momentum"] = 0.9
-    return lambda weights: CLASSES[plan.optimizer](weights, **options)
+    return lambda weights: CLASSES[plan.optimizer](weights, fused=fuses(weights), **options)
+
+
+def fuses(weights: list[Any]) -> bool | None:
+    """Whether torch's rules are to update in one kernel: on a GPU, where a step waits for memory alone.
+
+    None leaves the choice to torch, whose several kernels read and write every state more than once.
+    """
+    return True if all(weight.is_cuda for weight in weights) else None
 
 
 def _bitsandbytes() -> Any:

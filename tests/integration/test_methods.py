@@ -16,7 +16,7 @@ from erase.errors import EraseError, InputError
 from erase.events import Step, Warned, ignore, never
 from erase.methods import METHODS, Options
 from erase.models import FAMILIES, Model, select
-from erase.training import Pool, PoolPlan, RolePlan, Session, TrainPlan, train
+from erase.training import Pool, PoolPlan, RolePlan, Session, TrainPlan, optimizers, train
 from erase.training import session as training_session
 from erase.training.loop import take_turn
 from erase.training.scale import GROW_EVERY, MOST_OVERFLOWS, LossScale
@@ -371,3 +371,18 @@ def test_presets_select_what_their_names_say(tiny_model: Model) -> None:
     assert names["xattn"] | names["noxattn"] == names["full"]
     assert not names["xattn"] & names["noxattn"]
     assert all("attn2.to_k" in n or "attn2.to_v" in n for n in names["xattn-kv"])
+
+
+def test_one_kernel_for_all_weights_is_for_gpus_and_changes_rounding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert optimizers.fuses(list(select(build_tiny(), "xattn").values())) is None
+    plain = make(build_tiny(), "sfron")
+    run(plain, 3)
+    monkeypatch.setattr(optimizers, "fuses", lambda weights: True)  # torch has the kernel for CPUs too
+    fused = make(build_tiny(), "sfron")
+    run(fused, 2)
+    resumed = make(build_tiny(), "sfron")
+    resumed.load_state_dict(fused.state_dict())
+    run(resumed, 3, first=2)
+    for name, value in plain.trained.tensors().items():
+        assert torch.allclose(resumed.trained.tensors()[name], value, atol=1e-5)
+        assert not torch.equal(value, plain.trained.originals[name])
