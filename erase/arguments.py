@@ -17,10 +17,11 @@ Handler = Callable[[argparse.Namespace], int]
 SHORT: dict[str, tuple[str, str]] = {
     "model": (
         "model",
-        "world, a folder in diffusers' layout, a checkpoint file, or a hub id (org/name, org/name@revision)",
+        "world, a folder in diffusers' layout, a checkpoint file, a hub id (org/name, org/name@revision), or the "
+        "folder of a finished run, to go on from it",
     ),
     "variant": ("variant", "which weight files of a folder or hub id are read, say fp16"),
-    "concept": ("concept", "what to erase"),
+    "concept": ("concept", "what to erase; may be given several times"),
     "kind": ("concept.kind", "auto, object, style, person or nudity"),
     "anchor": (
         "concept.anchor",
@@ -93,6 +94,8 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
         "erase run\n"
         'erase run --concept "pixel art" --kind style\n'
         "erase run --concept dog --anchor cat --keep fox,rabbit --seed 1\n"
+        "erase run --concept dog --concept cat --method uce\n"
+        "erase run --model runs/2026-11-23-cat-esd --concept dog\n"
         "erase run configs/ga.yaml --optimizer shared --set train.forget.lr=5e-5\n"
         "erase run --resume runs/2026-11-23-cat-esd",
     )
@@ -110,7 +113,8 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
     for made in (run, check):
         made.add_argument("config", nargs="?", type=user_path, help="a YAML file; flags and --set override it")
         for name, (_, text) in SHORT.items():
-            made.add_argument(f"--{name}", metavar=name[0].upper(), help=text)
+            action = "append" if name == "concept" else "store"
+            made.add_argument(f"--{name}", metavar=name[0].upper(), action=action, help=text)
         made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, by its path")
 
 

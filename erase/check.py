@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
-from erase.concept import Concept
-from erase.config import WORLD, Config, unused_settings
+from erase.concept import Concept, Request, title
+from erase.config import WORLD, Config, first_model, load_config, run_folders, unused_settings
+from erase.config.schema import ConceptSection
 from erase.errors import InputError
 from erase.evaluation.prompts import resolve, world_asks, world_concept
-from erase.runtime import user_path
+from erase.runtime import CONFIG, user_path
+from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
 
 # The preset to take when one did not suffice.
 SMALLER = {None: "24gb", "24gb": "12gb", "12gb": "8gb", "8gb": None}
@@ -21,28 +24,46 @@ def check_config(config: Config) -> list[str]:
     rules = {config.train.forget.optimizer, config.train.retain.optimizer} if config.train else set()
     if "adamw8bit-bnb" in rules and find_spec("bitsandbytes") is None:
         raise InputError("optimizer adamw8bit-bnb needs bitsandbytes: pip install 'erase[lowmem]'")
-    warnings = []
-    if config.model == WORLD:
-        if config.variant is not None:
-            raise InputError(f"variant: the bundled world has none, got {config.variant!r}; leave it out")
-        concept = named_concept(config)
+    request, warnings = named_request(config), []
+    if config.variant is not None and (config.model == WORLD or run_folders(config.model)):
+        what = "the bundled world" if config.model == WORLD else "a run"
+        raise InputError(f"variant: {what} has none, got {config.variant!r}; leave it out")
+    if config.train and config.train.pool.forget < len(request.concepts):
+        raise InputError(
+            f"train.pool.forget {config.train.pool.forget} is too few for {len(request.concepts)} concepts; each needs "
+            "one trajectory or more"
+        )
+    if first_model(config.model) == WORLD:
         if not config.evaluate.skip:
-            world_asks(concept, config.evaluate.prompts, config.evaluate.seeds)
-        for word in filter(None, (config.concept.name, config.concept.anchor, *_kept(config))):
+            world_asks(request, config.evaluate.prompts, config.evaluate.seeds)
+        for word in (word for section in config.concepts for word in _words(section)):
             if resolve(word)[1] != " ".join(word.casefold().split()):
                 warnings.append(f"{word!r} is trained and judged as {resolve(word)[1]!r}, its name in the world")
-    return warnings + unused_settings(config)
+    return warnings + _again(config, request) + unused_settings(config)
 
 
-def named_concept(config: Config) -> Concept:
-    """The concept as far as the user named it, without neighbours where they are to be chosen.
+def named_request(config: Config) -> Request:
+    """The concepts as far as the user named them, without neighbours where they are to be chosen, and earlier ones.
 
-    In the world every name is canonical; raises `InputError` for one that it lacks or that does not fit.
+    In the world every name is canonical. Raises `InputError` for one that it lacks or that does not fit, for a concept
+    given twice, and for an anchor or neighbour that is to be erased as well, or was.
     """
-    given = config.concept
-    if config.model == WORLD:
-        return world_concept(given.name, given.kind, given.anchor, _kept(config))
-    return Concept(given.name, "object" if given.kind == "auto" else given.kind, given.anchor, _kept(config))
+    world = first_model(config.model) == WORLD
+    request = Request(tuple(_named(section, world) for section in config.concepts))
+    own = [concept.name.lower() for concept in request.concepts]
+    earlier = {c.name.lower(): c for c in _earlier(config, world) if c.name.lower() not in own}
+    request = Request(request.concepts, tuple(earlier.values()))
+    twice = next((concept for concept in request.concepts if own.count(concept.name.lower()) > 1), None)
+    if twice:
+        raise InputError(f"concept: {twice.name!r} is given twice; take one out")
+    for concept in request.concepts:
+        for key, words in (("anchor", concept.anchor), *(("keep", kept) for kept in concept.keep)):
+            if words.lower() in request.gone:
+                when = "was erased by an earlier run" if words.lower() in earlier else "is to be erased as well"
+                raise InputError(f"concept.{key}: {words!r} {when}; name another one")
+    if world:
+        _check_world(request)
+    return request
 
 
 def less_memory(config: Config) -> str:
@@ -63,5 +84,40 @@ def less_memory(config: Config) -> str:
     return f"take {'; or '.join(steps)}" if steps else "this model needs a larger GPU; --device cpu takes long"
 
 
-def _kept(config: Config) -> tuple[str, ...]:
-    return () if config.concept.keep == "auto" else tuple(config.concept.keep)
+def _check_world(request: Request) -> None:
+    if len(request.kinds) > 1:
+        names = title([concept.name for concept in request.concepts])
+        raise InputError(
+            f"concept: {names} are objects and styles, and the world is judged by one kind at a time; erase one kind, "
+            "then give that run's folder as model"
+        )
+    for names in (OBJECT_NAMES, STYLE_NAMES):
+        if set(names) <= request.gone:
+            raise InputError(f"concept: nothing would be left of the world's {len(names)} names like {names[0]!r}")
+
+
+def _again(config: Config, request: Request) -> list[str]:
+    """A warning for each concept that an earlier run erased already."""
+    before = {concept.name.lower() for concept in _earlier(config, first_model(config.model) == WORLD)}
+    names = [concept.name for concept in request.concepts if concept.name.lower() in before]
+    return [f"{name!r} was erased by an earlier run already; this one begins from what is left of it" for name in names]
+
+
+def _earlier(config: Config, world: bool) -> Iterator[Concept]:
+    """What the runs that made the model erased, the first run's first."""
+    for folder in reversed(run_folders(config.model)):
+        for section in load_config(folder / CONFIG).concepts:
+            yield _named(section, world)
+
+
+def _named(given: ConceptSection, world: bool) -> Concept:
+    kept = () if given.keep == "auto" else tuple(given.keep)
+    if world:
+        return world_concept(given.name, given.kind, given.anchor, kept)
+    return Concept(given.name, "object" if given.kind == "auto" else given.kind, given.anchor, kept)
+
+
+def _words(section: ConceptSection) -> list[str]:
+    """All that a section names."""
+    kept = [] if section.keep == "auto" else section.keep
+    return [word for word in (section.name, section.anchor, *kept) if word]

@@ -90,6 +90,8 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
 
     found: dict[str, Any] = {path: getattr(options, flag) for flag, (path, _) in SHORT.items()}
     found = {path: value for path, value in found.items() if value is not None}
+    if len(found.get("concept", [])) == 1:
+        found["concept"] = found["concept"][0]
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals or not all(key.strip().split(".")):

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from erase import runs
-from erase.concept import Concept, sentence, specimens
+from erase.concept import Request, sentence, specimens
 from erase.errors import EraseError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, Preview, Saved, ShouldStop
@@ -51,13 +51,13 @@ def train_run(
         go_on = command("run", "--resume", folder)
         raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: {go_on}")
     outcome = session.outcome()
-    proof = guards(session.model, session.concept, outcome, steps, guidance, "raise the rates or the rounds")
+    proof = guards(session.model, session.request, outcome, steps, guidance, "raise the rates or the rounds")
     return _saved(outcome, proof, about, folder, on_event)
 
 
 def edit_run(
     model: Model,
-    concept: Concept,
+    request: Request,
     plan: EditPlan,
     *,
     steps: int,
@@ -67,8 +67,8 @@ def edit_run(
     on_event: OnEvent,
 ) -> dict[Arm, dict[str, Tensor]]:
     """Edit the model in closed form; otherwise as `train_run`. It is one step, so there is nothing to resume in it."""
-    outcome = edit(model, concept, plan, on_event)
-    proof = guards(model, concept, outcome, steps, guidance, "lower method.lam")
+    outcome = edit(model, request, plan, on_event)
+    proof = guards(model, request, outcome, steps, guidance, "lower method.lam")
     return _saved(outcome, proof, about, folder, on_event)
 
 
@@ -83,14 +83,15 @@ def _saved(
 
 
 def guards(
-    model: Model, concept: Concept, outcome: Outcome, steps: int, guidance: float, remedy: str
+    model: Model, request: Request, outcome: Outcome, steps: int, guidance: float, remedy: str
 ) -> dict[str, Any]:
     """Proof that the run did something; raises `EraseError` if not, so that it is not reported as done."""
     change = outcome.change()
     changed = sum(value > 0 for value in change.values())
     if not changed:
         raise EraseError(f"no tensor changed in this run; {remedy}")
-    probe = [Shot(sentence(concept, concept.name), "probe", 0)]
+    first = request.concepts[0]
+    probe = [Shot(sentence(first.kind, first.name), "probe", 0)]
     after = sample(model, probe, steps=steps, guidance=guidance)[0]
     put_tensors(model, outcome.before)
     before = sample(model, probe, steps=steps, guidance=guidance)[0]
@@ -109,9 +110,9 @@ def guards(
 
 
 def _grid(session: Session) -> np.ndarray:
-    """Four pictures of the concept above four of what is kept, at fixed noise: uint8 (2 H, 4 W, 3)."""
-    words = [words for _, words in specimens(session.concept)]
-    shots = [Shot(sentence(session.concept, w), f"preview/{i}", 0) for i, w in enumerate(words)]
+    """The concepts above what is kept and what earlier runs erased, at fixed noise: uint8, 4 by 2 pictures or more."""
+    rows = specimens(session.request)
+    shots = [Shot(shown.prompt, f"preview/{i}", 0) for i, shown in enumerate(sum(rows, []))]
     with session.accelerator.autocast():  # as it trains: frozen weights may be in half precision
-        pictures = sample(session.model, shots, steps=12)
-    return np.concatenate([np.concatenate(pictures[i : i + 4], axis=1) for i in (0, 4)])
+        pictures, wide = sample(session.model, shots, steps=12), len(rows[0])
+    return np.concatenate([np.concatenate(pictures[i : i + wide], axis=1) for i in range(0, len(pictures), wide)])

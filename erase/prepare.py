@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from erase import runs
-from erase.check import check_config, less_memory, named_concept
-from erase.concept import FRAMES, Concept, phrase
-from erase.config import EDITORS, Config, load_config
+from erase.check import check_config, less_memory, named_request
+from erase.concept import FRAMES, Request, phrase
+from erase.config import EDITORS, Config, load_config, run_folders
 from erase.config.schema import TrainSection
 from erase.errors import InputError
 from erase.estimate import GIB, Need, Weights, bytes_of_states, estimate, rounded
@@ -39,7 +39,7 @@ class Job:
 
     config: Config
     model: Model
-    concept: Concept
+    request: Request
     warnings: list[str]
     cache: Path | None = None
 
@@ -62,12 +62,14 @@ def prepare(
     model = _loaded(config, device, on_event, should_stop)
     if edits(config):
         projections(model, config.method.parameters)
-    concept = prepare_concept(config, model)
-    for words in (concept.name, concept.anchor, *concept.keep):
-        frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
-        warnings += too_long(model, [max(frames, key=lambda text: model.too_long(text))])
+    request = prepare_request(config, model)
+    for concept in request.concepts:
+        for words in (concept.name, concept.anchor, *concept.keep):
+            frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
+            warnings += too_long(model, [max(frames, key=lambda text: model.too_long(text))])
+    warnings = list(dict.fromkeys(warnings))  # concepts may share what they keep
     warnings += memory_warnings(config, model)
-    return Job(_resolved(config, concept, model, device), model, concept, warnings, cache)
+    return Job(_resolved(config, request, model, device), model, request, warnings, cache)
 
 
 def memory_warnings(config: Config, model: Model) -> list[str]:
@@ -119,10 +121,16 @@ def _count(part: torch.nn.Module) -> int:
     return sum(p.numel() for p in part.parameters())
 
 
-def prepare_concept(config: Config, model: Model) -> Concept:
-    """The concept with its kind looked up and its neighbours chosen."""
-    concept = named_concept(config)
-    return concept if concept.keep else replace(concept, keep=neighbours(model, concept))
+def prepare_request(config: Config, model: Model) -> Request:
+    """The concepts with their kinds looked up and their neighbours chosen."""
+    request = named_request(config)
+    if all(concept.keep for concept in request.concepts):
+        return request
+    near = neighbours(model, request)
+    chosen = tuple(replace(c, keep=c.keep or found) for c, found in zip(request.concepts, near, strict=True))
+    if not all(concept.keep for concept in chosen):
+        raise InputError("nothing is left to keep beside all that is erased; name something in concept.keep")
+    return replace(request, concepts=chosen)
 
 
 def too_long(model: Model, prompts: list[str]) -> list[str]:
@@ -134,13 +142,20 @@ def too_long(model: Model, prompts: list[str]) -> list[str]:
     ]
 
 
-def _resolved(config: Config, concept: Concept, model: Model, device: torch.device) -> Config:
+def _resolved(config: Config, request: Request, model: Model, device: torch.device) -> Config:
     """What config.yaml and the report keep: nothing is left to look up, and a run from it makes a folder of its own."""
-    kept = model.world or hub_id(model.source) is not None
-    source = model.source if kept else str(user_path(model.source).resolve())
-    named = {"name": concept.name, "kind": concept.kind, "keep": list(concept.keep), "anchor": concept.anchor}
-    section = config.concept.model_copy(update=named)
-    update = {"model": source, "variant": model.variant, "concept": section, "device": str(device), "output": None}
+    update: dict[str, Any] = {"device": str(device), "output": None}
+    if run_folders(config.model):
+        update["model"] = str(user_path(config.model).resolve())
+    else:
+        kept = model.world or hub_id(model.source) is not None
+        update["model"] = model.source if kept else str(user_path(model.source).resolve())
+        update["variant"] = model.variant
+    sections = [
+        section.model_copy(update={"name": c.name, "kind": c.kind, "keep": list(c.keep), "anchor": c.anchor})
+        for section, c in zip(config.concepts, request.concepts, strict=True)
+    ]
+    update["concept"] = sections if isinstance(config.concept, list) else sections[0]
     return config.model_copy(update=update | ({"train": None} if edits(config) else {}))
 
 
@@ -158,10 +173,30 @@ def stored_device(config: Config) -> tuple[torch.device, list[str]]:
         return device, [f"the run began on {config.device}, which is not here; on {device} its numbers round otherwise"]
 
 
+def open_model(
+    source: str,
+    device: torch.device,
+    variant: str | None = None,
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+) -> tuple[Model, dict[Arm, dict[str, Tensor]]]:
+    """A model, or that which finished runs made, and the tensors that runs have changed, before the first and now.
+
+    Raises `InputError` as `load_model` and `load_run` do, and for a run that is not finished.
+    """
+    folders = run_folders(source)
+    if not folders:
+        return load_model(source, device, variant, on_event, should_stop), {"before": {}, "after": {}}
+    config = stored_config(folders[0], finished=True)
+    model, first = open_model(config.model, device, config.variant, on_event, should_stop)
+    arms = put_trained(folders[0], config, model)
+    return model, {"before": arms["before"] | first["before"], "after": first["after"] | arms["after"]}
+
+
 def load_run(
     folder: Path, config: Config, device: torch.device, on_event: OnEvent = ignore
 ) -> tuple[Model, dict[Arm, dict[str, Tensor]]]:
-    """A finished run's erased model, and the trained subset's tensors before and after.
+    """A finished run's erased model, and the trained subset's tensors before and after that run.
 
     Raises `InputError` where the weights are not those that its configuration trains from its base, or not finite.
     """
@@ -171,7 +206,7 @@ def load_run(
 
 def _loaded(config: Config, device: torch.device, on_event: OnEvent = ignore, should_stop: ShouldStop = never) -> Model:
     """The model, checked for what the run trains; what training does not read waits on the CPU under `offload`."""
-    model = load_model(config.model, device, config.variant, on_event, should_stop)
+    model, _ = open_model(config.model, device, config.variant, on_event, should_stop)
     if config.train is None or edits(config):
         return model
     picked = _check_trainable(model, config)
@@ -226,7 +261,7 @@ def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Sessio
     method, training = job.config.method, job.config.turns
     return Session(
         job.model,
-        job.concept,
+        job.request,
         MethodPlan(method.name, method.parameters, Options(**_options(job.config)), lora_plan(job.config)),
         training.optimizer,
         (_role_plan(training, "forget"), _role_plan(training, "retain")),

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from erase import runs
-from erase.concept import Concept
+from erase.concept import Request
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import changes, scores
 from erase.evaluation.rows import Arm
@@ -27,7 +27,7 @@ def report_run(
     config: dict[str, Any],
     model: Model,
     arms: dict[Arm, dict[str, Tensor]],
-    concept: Concept,
+    request: Request,
     folder: Path,
     on_event: OnEvent,
     should_stop: ShouldStop,
@@ -41,7 +41,7 @@ def report_run(
     started = time.perf_counter()
     facts: dict[str, Any] = {"seed": plan.seed}
     if judged:
-        rows = judge_run(plan, model, arms, concept, folder, on_event, should_stop)
+        rows = judge_run(plan, model, arms, request, folder, on_event, should_stop)
         found, moved, shown = scores(rows), changes(rows), choose_pairs(rows)
         facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
         facts["judges"] = judges_hash()
@@ -49,7 +49,7 @@ def report_run(
         found, moved = [], []
         put_tensors(model, arms["before"])
         facts["base_weights"] = model_hash(model)
-        shown = draw_pairs(plan, model, arms, concept, folder, on_event, should_stop)
+        shown = draw_pairs(plan, model, arms, request, folder, on_event, should_stop)
     facts["trained_weights"] = file_hash(folder / runs.MODEL)
     report = build_report(
         run_id=plan.run_id,
@@ -60,6 +60,8 @@ def report_run(
         changes=moved,
         images=shown,
         timings={**runs.timings(folder), "judging_seconds": time.perf_counter() - started},
+        first_model=model.source,
+        earlier=[concept.name for concept in request.earlier],
     )
     write_report(folder / runs.REPORT, report)
     write_html(folder)

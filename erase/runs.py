@@ -21,10 +21,9 @@ from torch import Tensor
 
 from erase.errors import InputError
 from erase.events import Event, OnEvent, Warned, ignore, to_json
-from erase.runtime import command, replacing, write_text
+from erase.runtime import CONFIG, command, replacing, write_text
 
-CONFIG, GUARDS, EVENTS, ROWS, REPORT, PAGE, DONE = (
-    "config.yaml",
+GUARDS, EVENTS, ROWS, REPORT, PAGE, DONE = (
     "guards.json",
     "events.jsonl",
     "rows.jsonl",
@@ -41,7 +40,8 @@ CHECKPOINTS = "checkpoint"
 
 def new_folder(root: Path, concept: str, method: str, config: str) -> Path:
     """Make `<root>/<date>-<concept>-<method>[-n]` with its config.yaml; the number keeps runs of one day apart."""
-    name = re.sub(r"[^a-z0-9]+", "-", f"{date.today().isoformat()}-{concept}-{method}".lower()).strip("-")
+    # A name of a file has room for 255 letters; titles of several concepts may be longer.
+    name = re.sub(r"[^a-z0-9]+", "-", f"{date.today().isoformat()}-{concept[:200]}-{method}".lower()).strip("-")
     for n in range(1, 10_000):
         folder = root / (name if n == 1 else f"{name}-{n}")
         with _all_or_nothing(folder):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+# A folder that has this file is a run.
+CONFIG = "config.yaml"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "numpy")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from erase import runs
-from erase.concept import Concept, sentence, specimens
+from erase.concept import Request, specimens
 from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judges import Judges, load_judges
@@ -54,7 +54,7 @@ def judge_run(
     plan: JudgePlan,
     model: Model,
     arms: dict[Arm, dict[str, Tensor]],
-    concept: Concept,
+    request: Request,
     folder: Path,
     on_event: OnEvent,
     should_stop: ShouldStop,
@@ -63,7 +63,7 @@ def judge_run(
 
     `arms` holds the trained subset's tensors before and after; afterwards the model holds the latter.
     """
-    asks = world_asks(concept, plan.prompts, plan.seeds)
+    asks = world_asks(request, plan.prompts, plan.seeds)
     judges = load_judges(model.device)
     rows: list[Row] = []
     drawn: dict[Arm, Drawn] = {}
@@ -72,8 +72,8 @@ def judge_run(
         setting = Setting(
             plan.run_id,
             plan.method,
-            concept.name,
-            concept.kind,
+            request.title,
+            request.concepts[0].kind,  # one in the world, where a run erases one kind
             "ddim",
             plan.steps,
             plan.guidance,
@@ -95,14 +95,14 @@ def draw_pairs(
     plan: JudgePlan,
     model: Model,
     arms: dict[Arm, dict[str, Tensor]],
-    concept: Concept,
+    request: Request,
     folder: Path,
     on_event: OnEvent,
     should_stop: ShouldStop,
 ) -> list[Pair]:
-    """Pictures of the concept and of what is kept, before and after, where nothing can or shall be judged."""
-    named = specimens(concept)
-    shots = [Shot(sentence(concept, words), f"pair/{words}", i) for i, (_, words) in enumerate(named)]
+    """Pictures of the concepts and of what is kept, before and after, where nothing can or shall be judged."""
+    named = sum(specimens(request), [])
+    shots = [Shot(shown.prompt, f"pair/{shown.words}", i) for i, shown in enumerate(named)]
     for arm in ("before", "after"):
         put_tensors(model, arms[arm])
         drawn = sample(
@@ -119,14 +119,14 @@ def draw_pairs(
             write_png(folder / _place(arm, number), image)
     return [
         Pair(
-            role=role,
+            role=shown.role,
             prompt=shot.prompt,
             seed=shot.seed,
-            expected=words,
+            expected=shown.words,
             before=Picture(path=_place("before", i)),
             after=Picture(path=_place("after", i)),
         )
-        for i, ((role, words), shot) in enumerate(zip(named, shots, strict=True))
+        for i, (shown, shot) in enumerate(zip(named, shots, strict=True))
     ]
 
 

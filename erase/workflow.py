@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from erase import __version__, runs
-from erase.config import Config, to_yaml
+from erase.check import named_request
+from erase.concept import title
+from erase.config import Config, first_model, run_folders, to_yaml
 from erase.erasing import edit_run, train_run
 from erase.errors import InputError
 from erase.evaluation.rows import Arm
@@ -26,10 +28,11 @@ from erase.prepare import (
     judge_plan,
     load_run,
     lora_plan,
+    open_model,
     open_session,
     origin,
     prepare,
-    prepare_concept,
+    prepare_request,
     put_trained,
     stored_config,
     stored_device,
@@ -60,7 +63,7 @@ def erase(
     if config.output:
         folder = runs.claim_folder(user_path(config.output), stored)
     else:
-        folder = runs.new_folder(RUNS, job.concept.name, job.config.method.name, stored)
+        folder = runs.new_folder(RUNS, job.request.title, job.config.method.name, stored)
     return _complete(job, folder, on_event, should_stop)
 
 
@@ -91,10 +94,16 @@ def _complete(job: Job, folder: Path, on_event: OnEvent, should_stop: ShouldStop
         log(Warned(text=f"not judged, as asked; later: {command('eval', folder)}"))
     judged = model.world and not config.evaluate.skip
     plan = judge_plan(config, folder.name, job.cache)
-    report_run(plan, config.model_dump(), model, arms, job.concept, folder, log, should_stop, judged=judged)
+    report_run(plan, config.model_dump(), model, arms, job.request, folder, log, should_stop, judged=judged)
     runs.finish(folder)
     log(Finished(folder=folder))
     return folder
+
+
+def _title(job: Job) -> str:
+    """What the base was taken for, and what is erased from it already."""
+    earlier = title([concept.name for concept in job.request.earlier])
+    return f"{job.model.title}, without {earlier}" if earlier else job.model.title
 
 
 def _weights(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dict[Arm, dict[str, Tensor]]:
@@ -102,19 +111,19 @@ def _weights(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> d
     config = job.config
     if (folder / runs.MODEL).is_file():  # all that was left is to judge
         rounds = 0 if edits(config) else config.turns.rounds
-        log(Started(folder=folder, total=0, first=rounds, model=job.model.title))
+        log(Started(folder=folder, total=0, first=rounds, model=_title(job)))
         runs.read_guards(folder)
         return put_trained(folder, config, job.model)
     of = origin(config, job.model)
     base = config.model if hub_id(config.model) else Path(config.model).name
-    about = {"base": base, "concept": job.concept.name, "method": config.method.name, **of}
+    about = {"base": base, "concept": job.request.title, "method": config.method.name, **of}
     if not edits(config):
         return _train(job, folder, about, of, log, should_stop)
-    log(Started(folder=folder, total=0, model=job.model.title))
+    log(Started(folder=folder, total=0, model=_title(job)))
     asked = config.evaluate
     return edit_run(
         job.model,
-        job.concept,
+        job.request,
         edit_plan(config),
         steps=asked.steps,
         guidance=asked.guidance,
@@ -135,7 +144,7 @@ def _train(
     first = 0 if state is None else state["round"]
     turns = 1 if config.turns.optimizer == "joint" else 2
     # Before the pools are sampled, so that a front end knows the folder from the first second on.
-    log(Started(folder=folder, total=turns * (plan.rounds - first), first=first, model=job.model.title))
+    log(Started(folder=folder, total=turns * (plan.rounds - first), first=first, model=_title(job)))
     session = open_session(job, log, should_stop)
     if state is not None:
         session.load_state_dict(state)
@@ -156,16 +165,16 @@ def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop =
     """Judge a trained run again (or for the first time) and rewrite its report; return the scores."""
     config = stored_config(folder, finished=True)
     runs.read_guards(folder)
-    if config.model != WORLD:
+    if first_model(config.model) != WORLD:
         raise InputError(f"{folder} is a run on {config.model!r}; only runs on the bundled world can be judged so far")
     device, warnings = stored_device(config)
     model, arms = load_run(folder, config, device, on_event)
-    concept = prepare_concept(config, model)
+    request = prepare_request(config, model)
     log = runs.EventLog(folder, on_event)
     for text in warnings:
         log(Warned(text=text))
     plan = judge_plan(config, folder.name)
-    return report_run(plan, config.model_dump(), model, arms, concept, folder, log, should_stop, judged=True)
+    return report_run(plan, config.model_dump(), model, arms, request, folder, log, should_stop, judged=True)
 
 
 def generate(
@@ -188,7 +197,7 @@ def generate(
     if taken:
         raise InputError(f"output {taken[0]} exists; name a new folder, or remove the pictures in it")
     place, run = pick_device(device), user_path(source)
-    if (run / runs.CONFIG).is_file():
+    if run_folders(source):
         model, _ = load_run(run, stored_config(run, finished=True), place, on_event)
     else:
         model = load_model(source, place, variant, on_event, should_stop)
@@ -212,28 +221,38 @@ def export(
     """Write a finished run's model in `format` to `output`, with a model card.
 
     `dtype` is fp32, fp16 or bf16, None: fp32, or a base file's own; `rank` is that of a LoRA, None: 16, or what
-    holds all of a LoRA that was trained and of a closed form. What a LoRA cannot hold is warned of.
+    holds all of a LoRA that was trained and of a closed form. What a LoRA cannot hold is warned of. Of a run on a run,
+    all that both changed is in it, beside the model that the first began from: the one that people have.
     """
-    plan = plan_export(format, output, dtype, rank)
+    plan, folder = plan_export(format, output, dtype, rank), user_path(folder)
     config = stored_config(folder, finished=True)
-    model, arms = load_run(folder, config, torch.device("cpu"), on_event)
-    about = runs.read_about(folder / runs.MODEL)
-    recipe = {"version": __version__, **about, "config": without_paths(config.model_dump())}
-    lora = lora_plan(config)
-    factors = runs.load_tensors(folder / runs.MODEL)[0] if lora else {}
+    request, place = named_request(config), folder.resolve()
+    configs = [stored_config(run) for run in run_folders(str(place))]
+    model, arms = open_model(str(place), torch.device("cpu"), on_event=on_event)
+    lora = lora_plan(config) if len(configs) == 1 else None
     erased = Erased(
         model,
         arms["before"],
         arms["after"],
-        config.concept.name,
-        recipe,
-        factors=factors,
+        request.title,
+        _recipe(place),
+        factors=runs.load_tensors(folder / runs.MODEL)[0] if lora else {},
         alpha=lora.alpha if lora else 0.0,
-        solved=edits(config),
+        low_rank=all(edits(one) or lora_plan(one) for one in configs),
     )
-    for text in save(plan, erased, partial(write_card, folder)):
+    for text in save(plan, erased, partial(write_card, folder, earlier=[c.name for c in request.earlier])):
         on_event(Warned(text=text))
     return output
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """What a run did, and the runs before it, to the base of the first of them: for the metadata of an export."""
+    chain = run_folders(str(folder))
+    about = [runs.read_about(run / runs.MODEL) for run in chain]
+    config, *earlier = (without_paths(stored_config(run).model_dump()) for run in chain)
+    base = {key: about[-1][key] for key in ("base", "base weights")}
+    recipe = {"version": __version__, **about[0], **base, "config": config}
+    return recipe | ({"earlier": earlier[::-1]} if earlier else {})
 
 
 def listing(kind: str) -> list[tuple[str, str]]:
@@ -243,6 +262,7 @@ def listing(kind: str) -> list[tuple[str, str]]:
     if kind == "models":
         return [
             (WORLD, "bundled: 60 objects in 6 styles, 64 px"),
+            ("RUN", "the folder of a finished run: its erased model"),
             ("FOLDER", "Stable Diffusion 1, 2 or XL, in diffusers' layout"),
             ("FILE", "the same as one .safetensors, or a .ckpt with weights alone"),
             ("ORG/NAME[@REVISION]", "the same from the Hugging Face hub, or from its local cache"),

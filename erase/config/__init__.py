@@ -1,7 +1,7 @@
 """What a user may write down about a run: the schema, its defaults, and reading it with all problems at once."""
 
 from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
-from erase.config.load import load_config, parse_value, to_yaml
+from erase.config.load import first_model, load_config, parse_value, run_folders, to_yaml
 from erase.config.schema import WORLD, Config
 from erase.config.unused import unused_settings
 
@@ -11,8 +11,10 @@ __all__ = [
     "WORLD",
     "WORLD_DEFAULTS",
     "Config",
+    "first_model",
     "load_config",
     "parse_value",
+    "run_folders",
     "to_yaml",
     "unused_settings",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -11,9 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from erase.config.presets import without_memory
-from erase.config.schema import Config, MethodSection
+from erase.config.schema import WORLD, Config, MethodSection, as_section
 from erase.errors import InputError, printable
 from erase.resources import bundled_config
+from erase.runtime import CONFIG, user_path
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
@@ -71,14 +73,36 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | N
     # Whole sections first, so that `method=ga` does not undo `method.parameters=full`.
     for key in sorted(overrides, key=lambda k: k.count(".")):
         _put(given, key, overrides[key])
+    model = given.get("model", WORLD)
     try:
-        return Config.model_validate(given)
+        return Config.model_validate(given, context={"first": first_model(model)} if isinstance(model, str) else None)
     except ValidationError as error:
         details = [d for d in error.errors(include_url=False) if d["loc"][-1:] != ("literal['auto']",)]
     lines = list(dict.fromkeys(_problem(detail) for detail in details))
     if len(lines) == 1:
         raise InputError(f"{source}{lines[0]}")
     raise InputError("\n  ".join([f"{source}{len(lines)} problems", *lines]))
+
+
+def run_folders(model: str) -> list[Path]:
+    """The folders of the runs that a model was made by, the last first; none for one that is no run's folder.
+
+    Raises `InputError` where runs began from one another in a circle.
+    """
+    found: list[Path] = []
+    while isinstance(model, str) and model != WORLD and (user_path(model) / CONFIG).is_file():
+        folder = user_path(model).resolve()
+        if folder in found:
+            raise InputError(f"{found[-1] / CONFIG} names {folder} as its model, which began from it; correct one")
+        found.append(folder)
+        model = _read(folder / CONFIG).get("model", WORLD)
+    return found
+
+
+def first_model(model: str) -> str:
+    """The model that the first of `run_folders` began from; the model itself, where it is no run's folder."""
+    folders = run_folders(model)
+    return str(_read(folders[-1] / CONFIG).get("model", WORLD)) if folders else model
 
 
 def to_yaml(config: Config) -> str:
@@ -131,8 +155,13 @@ def _put(given: dict[str, Any], dotted: str, value: Any) -> None:
     """Set one value in nested settings, making sections on the way."""
     *sections, key = dotted.split(".")
     here = given
+    if sections == ["concept"] and isinstance(given.get("concept"), list) and len(given["concept"]) != 1:
+        given["concept"] = _put_in_each(given["concept"], key, value)
+        return
     for name in sections:
         inner = here.get(name)
+        if name == "concept" and isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
         # `concept: cat` is short for `concept: {name: cat}`, also when an override adds to it.
         inner = {"name": inner} if isinstance(inner, str) else inner if isinstance(inner, dict) else {}
         here[name] = dict(inner)
@@ -141,6 +170,16 @@ def _put(given: dict[str, Any], dotted: str, value: Any) -> None:
     if not sections and key in ("concept", "method") and isinstance(old, dict) and old.get("name") == value:
         return
     here[key] = value
+
+
+def _put_in_each(concepts: list[Any], key: str, value: Any) -> list[Any]:
+    """Set what several concepts can have in common. Raises `InputError` for what is one concept's own."""
+    if key not in ("kind", "keep"):
+        raise InputError(
+            f"concept.{key}: there are {len(concepts)} concepts, so whose is it? give each its own in a file: "
+            "concept: [{name: cat, anchor: dog}, {name: owl}]"
+        )
+    return [{**as_section(entry), key: value} if isinstance(entry, str | dict) else entry for entry in concepts]
 
 
 def _problem(detail: Any) -> str:
@@ -162,7 +201,7 @@ def _problem(detail: Any) -> str:
     if kind == "string_pattern_mismatch" and path == "variant":
         return f"{path}: {value!r} is no variant; give the short name in the files' names, say fp16"
     if kind in ("model_type", "model_attributes_type"):
-        name = "a name, or " if path in ("concept", "method") else ""
+        name = "a name, or " if re.fullmatch(r"(concept|method)(\.\d+)?", path) else ""
         return f"{path}: must be {name}settings of its own ({', '.join(_known(parts))}), got {value!r}"
     text = detail["msg"].removeprefix("Input ").removeprefix("String ").replace("should", "must")
     text = text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
@@ -176,8 +215,8 @@ def _shown(key: str) -> str:
 
 
 def _is_branch(part: str) -> bool:
-    # The names that pydantic gives to the members of keep's union are no part of a user's path.
-    return part.startswith(("literal[", "list["))
+    # The names of a union's members are no part of a user's path.
+    return part.startswith(("literal[", "list[", "section["))
 
 
 def _suggest(value: Any, options: list[str]) -> str:
@@ -205,6 +244,8 @@ def _known(parts: list[str]) -> list[str]:
 def _section(parts: list[str]) -> type[BaseModel] | None:
     section: type[BaseModel] = Config
     for part in parts:
+        if part.isdigit():  # a place in a list
+            continue
         field = section.model_fields.get(part)
         inner = _inner(field.annotation) if field else None
         if inner is None:
@@ -215,8 +256,9 @@ def _section(parts: list[str]) -> type[BaseModel] | None:
 
 def _inner(annotation: Any) -> type[BaseModel] | None:
     """The section that a field holds, or may hold, if any."""
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_inner, get_args(annotation))), None)
 
 
 def _choices(parts: list[str]) -> list[str]:

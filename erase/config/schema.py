@@ -9,7 +9,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -54,7 +56,7 @@ class Section(BaseModel):
 
 
 class ConceptSection(Section):
-    """What goes. A bare name stands for `{name: ...}`."""
+    """One thing that goes. A bare name stands for `{name: ...}`."""
 
     name: str = Field(min_length=1, max_length=200, description="What to erase, in the words a prompt would use.")
     kind: Literal["auto", "object", "style", "person", "nudity"] = Field(
@@ -228,7 +230,9 @@ class RoleSection(Section):
 class PoolSection(Section):
     """Trajectories sampled from the original model; training draws its noisy latents and pictures from them."""
 
-    forget: Count = Field(32, ge=1, le=100_000, description="Trajectories of the concept. Fewer repeat sooner.")
+    forget: Count = Field(
+        32, ge=1, le=100_000, description="Trajectories of what goes, several concepts in turn. Fewer repeat sooner."
+    )
     retain: Count = Field(64, ge=1, le=100_000, description="Trajectories of what stays. Fewer guard a narrower set.")
     steps: Count = Field(12, ge=1, le=1000, description="Denoising steps of each: quality and variety against time.")
     guidance: Real = Field(3.0, ge=0, le=30, description="How closely they follow their prompt.")
@@ -319,11 +323,22 @@ class TrainSection(Section):
 class EvaluateSection(Section):
     """How it is judged, before and after, on the same prompts and noise."""
 
-    prompts: Count = Field(200, ge=2, le=100_000, description="Prompts on each side. More narrow the intervals.")
+    prompts: Count = Field(
+        200, ge=2, le=100_000, description="Prompts on each side, which several concepts share. More narrow them."
+    )
     seeds: Count = Field(1, ge=1, le=1000, description="Pictures per prompt. They add less than as many more prompts.")
     steps: Count = Field(25, ge=1, le=1000, description="Denoising steps per picture. Fewer are faster and blurrier.")
     guidance: Real = Field(3.0, ge=0, le=30, description="How closely pictures follow their prompt.")
     skip: bool = Field(False, description="Leave judging out; `erase eval RUN` does it later.")
+
+
+# Tags, so that what is wrong with a list is not also reported as a section gone wrong. They look like pydantic's own
+# branches, which no message shows.
+Concepts = Annotated[
+    Annotated[ConceptSection, Tag("section[one]")]
+    | Annotated[list[ConceptSection], Field(min_length=1, max_length=1000), Tag("list[several]")],
+    Discriminator(lambda given: "list[several]" if isinstance(given, list) else "section[one]"),
+]
 
 
 class Config(Section):
@@ -332,7 +347,8 @@ class Config(Section):
     model: str = Field(
         WORLD,
         min_length=1,
-        description="world, a folder in diffusers' layout, a checkpoint file, or a hub id (org/name[@revision]).",
+        description="world, a folder in diffusers' layout, a checkpoint file, a hub id (org/name[@revision]), or the "
+        "folder of a finished run, whose erased model this one goes on from.",
     )
     variant: str | None = Field(
         None,
@@ -340,7 +356,7 @@ class Config(Section):
         description="Which weight files of a folder or hub id are read, say fp16: a smaller download, rounded weights. "
         "null: the plain ones, or the only ones. Weights become float32 either way.",
     )
-    concept: ConceptSection = Field(description="What goes.")
+    concept: Concepts = Field(description="What goes: one, or a list, each with its own anchor and neighbours.")
     method: MethodSection = Field(description="How it goes.")
     train: TrainSection | None = Field(None, description="The turns; uce, rece and speed have none.")
     evaluate: EvaluateSection = Field(
@@ -359,8 +375,15 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _complete(cls, given: Any) -> Any:
-        return complete(given) if isinstance(given, dict) else given
+    def _complete(cls, given: Any, info: ValidationInfo) -> Any:
+        """With `first` in the context, the model that a chain of runs began from, the defaults are for that one."""
+        first = (info.context or {}).get("first")
+        return complete(given, first) if isinstance(given, dict) else given
+
+    @property
+    def concepts(self) -> list[ConceptSection]:
+        """What goes, as a list also where it is one."""
+        return self.concept if isinstance(self.concept, list) else [self.concept]
 
     @property
     def turns(self) -> TrainSection:
@@ -370,12 +393,18 @@ class Config(Section):
         return self.train
 
 
-def complete(given: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what the method sets by default; wrong values pass through, for validation to report."""
+def complete(given: dict[str, Any], first: str | None = None) -> dict[str, Any]:
+    """Fill in what the method sets by default; wrong values pass through, for validation to report.
+
+    `first` is the model that the model given was made from by earlier runs, if it was.
+    """
     given = dict(given)
     for section in ("concept", "method"):
-        if isinstance(given.get(section), str):
-            given[section] = {"name": given[section]}
+        if section in given:
+            given[section] = as_section(given[section])
+    if isinstance(given.get("concept"), list):
+        entries = [as_section(entry) for entry in given["concept"]]
+        given["concept"] = entries[0] if len(entries) == 1 else entries  # one in a list is the same run as one alone
     method = given.setdefault("method", {"name": "esd"})
     if isinstance(method, dict):  # null is the same as not given, also after the run's own file was read again
         given["method"] = method = {k: v for k, v in method.items() if v is not None or k not in OPTIONS}
@@ -383,8 +412,8 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
     name = name if isinstance(name, str) and name in METHOD_DEFAULTS else "esd"
     defaults: dict[str, Any] = {"method": {"name": name}}
     defaults = _laid_over(defaults, METHOD_DEFAULTS[name])
-    over = WORLD_DEFAULTS[name] if given.get("model", WORLD) == WORLD else _of_kind(given.get("concept"), name)
-    defaults = _laid_over(defaults, over)
+    on_world = (first or given.get("model", WORLD)) == WORLD
+    defaults = _laid_over(defaults, WORLD_DEFAULTS[name] if on_world else _of_kind(given.get("concept"), name))
     if given.get("train") is None:
         given.pop("train", None)
     elif name in EDITORS:  # completed to be checked, and named in a warning (unused.py)
@@ -395,8 +424,18 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
 
 def _of_kind(concept: Any, method: str) -> dict[str, Any]:
     """What the concept's kind sets for the method; a kind that is not known counts as an object, as it does later."""
-    kind = concept.get("kind") if isinstance(concept, dict) else None
+    kinds = [one.get("kind") if isinstance(one, dict) else None for one in _listed(concept)]
+    kind = kinds[0] if kinds and all(other == kinds[0] for other in kinds) else None  # of several kinds: as objects
     return KIND_DEFAULTS.get(kind if isinstance(kind, str) else "auto", KIND_DEFAULTS["object"]).get(method, {})
+
+
+def _listed(concept: Any) -> list[Any]:
+    return concept if isinstance(concept, list) else [concept]
+
+
+def as_section(value: Any) -> Any:
+    """A bare name as the section that it stands for."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

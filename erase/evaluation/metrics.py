@@ -55,12 +55,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Where a score looks: the rows of `role`, each turned into a number by `measure(row, judge)`."""
+    """Where a score looks: the rows of `role`, each turned into a number by `measure(row, judge)`.
+
+    With `about`, only those that ask for the concept of that name.
+    """
 
     role: str
     measure: Callable[[Row, str], float]
     higher_is_better: bool
     counts: bool = True
+    about: str | None = None
 
 
 def answer(row: Row, domain: str, judge: str) -> str:
@@ -117,6 +121,29 @@ METRICS: dict[str, Metric] = {
     "clip_score_forget": Metric("forget", _clip, False, counts=False),
     "clip_score_retain": Metric("retain_in", _clip, True, counts=False),
 }
+# A score for each of several concepts, and for each that an earlier run erased; a point and its name follow.
+EACH, EARLIER = "forget_accuracy", "earlier_accuracy"
+
+
+def asked_for(row: Row) -> str:
+    """The name that a row's prompt has in the row's domain."""
+    return str(row["expected"][row["domain"]])
+
+
+def split_score(score: str) -> tuple[str, str]:
+    """The score of one concept among several as (`EACH` or `EARLIER`, its name); any other as ("", itself)."""
+    kind, point, name = score.partition(".")
+    return (kind, name) if point and kind in (EACH, EARLIER) else ("", score)
+
+
+def metrics_of(rows: Sequence[Row]) -> dict[str, Metric]:
+    """`METRICS`, and where there are several concepts, or earlier ones, a metric for each."""
+    found = dict(METRICS)
+    for prefix, role, least in ((EACH, "forget", 2), (EARLIER, "earlier", 1)):
+        names = sorted({asked_for(row) for row in rows if row["role"] == role})
+        if len(names) >= least:
+            found |= {f"{prefix}.{name}": Metric(role, _same, False, about=name) for name in names}
+    return found
 
 
 def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
@@ -127,7 +154,7 @@ def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
     """
     validate(rows)
     found = []
-    for name, metric in METRICS.items():
+    for name, metric in metrics_of(rows).items():
         for arm in ARMS:
             found.append(_score(name, arm, _interval(rows, name, metric, arm, judge), metric.higher_is_better))
     agreement = retain_agreement(rows, judge=judge)
@@ -137,7 +164,7 @@ def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
 
 def retain_agreement(rows: Sequence[Row], *, judge: str = "conv") -> Interval:
     """Share of retain_in twins to which the judge gives one answer in the concept's domain."""
-    twins = _twins(rows, "retain_agreement", "retain_in")
+    twins = _twins(rows, "retain_agreement", METRICS["retain_accuracy"])
     same = [
         bool(b["valid"]) == bool(a["valid"]) and answer(b, b["domain"], judge) == answer(a, a["domain"], judge)
         for b, a in twins
@@ -149,8 +176,8 @@ def changes(rows: Sequence[Row], *, judge: str = "conv") -> list[Change]:
     """Paired differences after - before of every score that both arms have."""
     validate(rows)
     found = []
-    for name, metric in METRICS.items():
-        twins = _twins(rows, name, metric.role)
+    for name, metric in metrics_of(rows).items():
+        twins = _twins(rows, name, metric)
         before, after = ([metric.measure(pair[i], judge) for pair in twins] for i in (0, 1))
         clusters = [b["prompt_id"] for b, _ in twins]
         gap = paired_difference(before, after, clusters)
@@ -165,7 +192,8 @@ def verdict(found: Sequence[Score]) -> Verdict:
 
     "not drawn before": under half of the forget pictures showed the concept, so nothing can be said. "degenerate":
     validity fell below half of what it was. Else by the upper end of forget_accuracy's interval after: at most a tenth
-    of before is "suppressed", at most half is "weaker". Few pictures therefore never prove much.
+    of before is "suppressed", at most half is "weaker". Few pictures therefore never prove much. Of several concepts
+    each must be drawn at most a tenth as often for "suppressed": their mean would hide one that is left.
     """
     values = {(s.name, s.arm): s.value for s in found}
     try:
@@ -180,23 +208,24 @@ def verdict(found: Sequence[Score]) -> Verdict:
         return "not drawn before"
     if rest < 0.5 * shape:
         return "degenerate"
-    if left <= 0.1 * drawn:
+    each = [value for (name, arm), value in values.items() if arm == "after" and split_score(name)[0] == EACH]
+    if left <= 0.1 * drawn and all(value <= 0.1 * drawn for value in each):
         return "suppressed"
     return "weaker" if left <= 0.5 * drawn else "still there"
 
 
 def _interval(rows: Sequence[Row], name: str, metric: Metric, arm: Arm, judge: str) -> Interval:
-    chosen = [pair[ARMS.index(arm)] for pair in _twins(rows, name, metric.role)]
+    chosen = [pair[ARMS.index(arm)] for pair in _twins(rows, name, metric)]
     values, clusters = [metric.measure(r, judge) for r in chosen], [r["prompt_id"] for r in chosen]
     if metric.counts:
         return proportion([v > 0 for v in values], clusters)
     return cluster_bootstrap(values, clusters, bounds=(-1.0, 1.0))
 
 
-def _twins(rows: Sequence[Row], name: str, role: str) -> list[tuple[Row, Row]]:
-    twins = pairs(rows, role)
+def _twins(rows: Sequence[Row], name: str, metric: Metric) -> list[tuple[Row, Row]]:
+    twins = [two for two in pairs(rows, metric.role) if metric.about in (None, asked_for(two[0]))]
     if not twins:
-        raise InputError(f"{name}: no rows with role {role!r} (n = 0); evaluate with that role's prompts")
+        raise InputError(f"{name}: no rows with role {metric.role!r} (n = 0); evaluate with that role's prompts")
     return twins
 
 

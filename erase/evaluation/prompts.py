@@ -7,17 +7,17 @@ training frame. A prompt's id spells its parts, so the same sentence under two r
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from erase.concept import Concept, phrase
+from erase.concept import Concept, Request, phrase
 from erase.errors import InputError
 from erase.runtime import stable_seed
 from erase.world.vocabulary import COLOUR_NAMES, OBJECT_NAMES, OBJECTS, STYLE_NAMES, STYLES
 
 Domain = Literal["object", "style"]
-Role = Literal["forget", "retain_in", "neighbour", "retain_cross"]
+Role = Literal["forget", "retain_in", "neighbour", "retain_cross", "earlier"]
 
 TEMPLATES: dict[str, str] = {
     "comma": "a {object}, {style} style, on {colour}",
@@ -35,7 +35,10 @@ TEMPLATES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One picture to draw and judge. `expected` holds what the prompt names: object, style, colour."""
+    """One picture to draw and judge. `expected` holds what the prompt names: object, style, colour.
+
+    `about` is (name, domain) of the concept that it asks for, where that is none of the run's own.
+    """
 
     role: Role
     prompt: str
@@ -43,6 +46,7 @@ class Ask:
     template_id: str
     seed: int
     expected: dict[str, str | None]
+    about: tuple[str, Domain] | None = None
 
 
 def resolve(name: str) -> tuple[Domain, str]:
@@ -88,48 +92,71 @@ def world_concept(name: str, kind: str = "auto", anchor: str = "", keep: Iterabl
     return replace(concept, keep=_keep(concept, domain, target))
 
 
-def neighbours_of(domain: Domain, name: str, count: int = 5) -> tuple[str, ...]:
+def neighbours_of(domain: Domain, name: str, count: int = 5, gone: Container[str] = ()) -> tuple[str, ...]:
     """Stand-ins for the nearest concepts: the target's own family first, then the rest in the world's order."""
     if domain == "style":
-        return tuple(s for s in STYLE_NAMES if s != name)[:count]
+        return tuple(s for s in STYLE_NAMES if s != name and s not in gone)[:count]
     family = {o.name: o.family for o in OBJECTS}
-    others = [o for o in OBJECT_NAMES if o != name]
+    others = [o for o in OBJECT_NAMES if o != name and o not in gone]
     return tuple(sorted(others, key=lambda o: family[o] != family[name]))[:count]
 
 
-def world_asks(concept: Concept, prompts: int, seeds: int, *, neighbours: int = 5) -> list[Ask]:
+def world_asks(request: Request, prompts: int, seeds: int, *, neighbours: int = 5) -> list[Ask]:
     """Every picture of an evaluation on the bundled world, the same list on every machine.
 
     `prompts` different sentences for each role, `seeds` pictures of each, balanced over classes and then over the
     other domain, colours and templates:
 
-    * forget: the concept by the name in `concept`, in all styles (or with all objects) and colours;
-    * retain_in: the other concepts of its domain; retain_cross: the same pictures, scored on the other domain, so
-      the concept is never named; neighbour: `concept.keep`, else the `neighbours` of `neighbours_of`.
+    * forget: the concepts by the names in `request`, in all styles (or with all objects) and colours;
+    * retain_in: the other concepts of their domain; retain_cross: the same pictures, scored on the other domain, so
+      no concept is ever named; neighbour: their `keep`, else the `neighbours` of `neighbours_of`;
+    * earlier: what earlier runs erased, as forget, two sentences each or more.
 
-    Raises `InputError` for an unknown concept, a kind that does not fit, or more prompts than there are sentences.
+    But for the last, none names what earlier runs erased. Raises `InputError` for an unknown concept, a kind that does
+    not fit, concepts of two domains, and more prompts than there are sentences, or fewer than two for each concept.
     """
-    domain, target = _target(concept)
+    targets = [_target(concept) for concept in request.concepts]
+    domain, gone = targets[0][0], _gone(request)
+    if any(other != domain for other, _ in targets):
+        raise InputError(f"evaluate: {request.title} are objects and styles; the world can judge one kind in a run")
     if prompts < 1 or seeds < 1:
         raise InputError(f"evaluate: prompts {prompts} and seeds {seeds} must both be 1 or more")
-    classes = OBJECT_NAMES if domain == "object" else STYLE_NAMES
-    others = _spread(c for c in classes if c != target)
-    near = _keep(concept, domain, target) or neighbours_of(domain, target, neighbours)
+    if len(targets) > 1 and prompts < 2 * len(targets):
+        raise InputError(f"evaluate.prompts {prompts} are too few for {len(targets)} concepts; two each are the least")
+    others = _spread(c for c in _names(domain) if c not in gone)
+    near: dict[str, None] = {}
+    for concept, (_, target) in zip(request.concepts, targets, strict=True):
+        near |= dict.fromkeys(_keep(concept, domain, target) or neighbours_of(domain, target, neighbours, gone))
+    near = {name: None for name in near if name not in gone}
     if not near:
-        raise InputError(f"evaluate: neighbours {neighbours} must be 1 or more")
-    word = " ".join(concept.name.casefold().split())
-    groups: tuple[tuple[Role, Sequence[str]], ...] = (
-        ("forget", [target]),
-        ("retain_in", others),
-        ("neighbour", near),
-        ("retain_cross", others),
+        raise InputError(f"evaluate: neighbours {neighbours} must be 1 or more, beside what is erased")
+    said = {
+        target: " ".join(c.name.casefold().split()) for c, (_, target) in zip(request.concepts, targets, strict=True)
+    }
+    groups: tuple[tuple[Role, Sequence[str], dict[str, str]], ...] = (
+        ("forget", list(said), said),
+        ("retain_in", others, {}),
+        ("neighbour", list(near), {}),
+        ("retain_cross", others, {}),
     )
     asks = []
-    for role, group in groups:
-        said = {target: word} if role == "forget" else {}
-        for cell in _cells(domain, group, prompts):
-            asks += [_ask(role, cell, said, seed) for seed in range(seeds)]
+    for role, group, words in groups:
+        for cell in _cells(domain, group, prompts, gone):
+            asks += [_ask(role, cell, words, seed) for seed in range(seeds)]
+    for concept in request.earlier:
+        earlier, name = _target(concept)
+        for cell in _cells(earlier, [name], max(2, prompts // len(request.earlier)), gone):
+            asks += [replace(_ask("earlier", cell, {}, seed), about=(name, earlier)) for seed in range(seeds)]
     return asks
+
+
+def _names(domain: Domain) -> tuple[str, ...]:
+    return OBJECT_NAMES if domain == "object" else STYLE_NAMES
+
+
+def _gone(request: Request) -> set[str]:
+    """Canonical names of all that is erased or is to be."""
+    return {_target(concept)[1] for concept in (*request.concepts, *request.earlier)}
 
 
 def pictures(asks: Sequence[Ask]) -> list[Ask]:
@@ -165,9 +192,9 @@ def _keep(concept: Concept, domain: Domain, target: str) -> tuple[str, ...]:
 Cell = tuple[str, str, str, str]  # object, style, colour, template
 
 
-def _cells(domain: Domain, group: Sequence[str], prompts: int) -> list[Cell]:
+def _cells(domain: Domain, group: Sequence[str], prompts: int, gone: Container[str]) -> list[Cell]:
     """`prompts` distinct cells, classes in turn; within a class the other axes advance together."""
-    across = _spread(STYLE_NAMES if domain == "object" else OBJECT_NAMES)
+    across = _spread(name for name in _names("style" if domain == "object" else "object") if name not in gone)
     wide, colours, frames = len(across), len(COLOUR_NAMES), tuple(TEMPLATES)
     room = len(group) * wide * colours * len(frames)
     if prompts > room:

@@ -33,7 +33,8 @@ KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all rows of one arm share. `target` is the canonical name, `domain` "object" or "style".
+    """What all rows of one arm share. `target` is the canonical name (several concepts: their title), `domain` "object"
+    or "style".
 
     `model_sha` is the arm's weights, `unlearn_seed` the seed that the run trained with, `hp_id` stands for its method
     and settings: runs that share it differ by seed only.
@@ -59,14 +60,16 @@ def image_sha(image: np.ndarray) -> str:
 def make_row(ask: Ask, look: dict[str, Any], arm: Arm, setting: Setting, image: str, sha: str, noise: str = "") -> Row:
     """One row from what was asked, what the judges saw, and where the picture lies (relative to the run).
 
-    `sha` and `noise` are the hashes of the picture and of the noise that it was made from.
+    `sha` and `noise` are the hashes of the picture and of the noise that it was made from. A row about what an earlier
+    run erased has that for its target.
     """
+    target, domain = ask.about or (setting.target, setting.domain)
     return {
         "run_id": setting.run_id,
         "arm": arm,
         "method": setting.method,
-        "target": setting.target,
-        "domain": setting.domain,
+        "target": target,
+        "domain": domain,
         "role": ask.role,
         "prompt_id": ask.prompt_id,
         "template_id": ask.template_id,
@@ -116,8 +119,9 @@ def validate(rows: Sequence[Row], *, twins: bool = True) -> None:
             raise InputError(f"rows: row {number} lacks {', '.join(lacking)}; evaluate the run again")
         if row["arm"] not in ARMS:
             raise InputError(f"rows: row {number} has arm {row['arm']!r}; it must be before or after")
-    for key in ("run_id", "target", "domain"):
-        found = sorted({str(r[key]) for r in rows})
+    own = [row for row in rows if row["role"] != "earlier"]
+    for key, among in (("run_id", rows), ("target", own), ("domain", own)):
+        found = sorted({str(r[key]) for r in among})
         if len(found) > 1:
             raise InputError(f"rows: {key} differs between rows ({', '.join(found)}); score one run at a time")
     keys = Counter((r["arm"], *twin_key(r)) for r in rows)

@@ -17,8 +17,8 @@ class Erased:
     """An erased model: the tensors that were trained, by their names in the model, before and after.
 
     `model` has the latter in place. `recipe` is what was done, for the file's metadata: JSON, and no folder of this
-    machine in it. `factors` are those of a LoRA that was trained, which counts `alpha` / rank times; `solved` says that
-    the change is a closed form's.
+    machine in it. `factors` are those of a LoRA that was trained, which counts `alpha` / rank times; `low_rank` says
+    that the change is a closed form's, or that of several LoRAs and closed forms.
     """
 
     model: Model
@@ -28,7 +28,7 @@ class Erased:
     recipe: dict[str, Any]
     factors: dict[str, Tensor] = field(default_factory=dict)
     alpha: float = 0.0
-    solved: bool = False
+    low_rank: bool = False
 
 
 def metadata(erased: Erased, implementation: str, kind: str = "", **more: Any) -> dict[str, str]:

@@ -35,12 +35,12 @@ class LowRank:
 def write_lora(erased: Erased, path: Path, dtype: torch.dtype | None, *, rank: int | None, kohya: bool) -> list[str]:
     """Write the change as a LoRA in kohya's form, else PEFT's; return what it lacks, in words.
 
-    With `rank` None a LoRA that was trained is written as it is, a closed form's edit at the rank that holds all of it,
-    any other change at `RANK`.
+    With `rank` None a LoRA that was trained is written as it is, another change of low rank at the rank that holds it
+    all, any other at `RANK`.
     """
     if rank is None and erased.factors:
         found = trained_factors(erased.factors, erased.alpha)
-    elif rank is None and erased.solved:
+    elif rank is None and erased.low_rank:
         found = factorise(erased.before, erased.after, whole_rank(erased.before, erased.after))
     else:
         found = factorise(erased.before, erased.after, rank or RANK)

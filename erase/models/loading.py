@@ -196,9 +196,10 @@ class Model:
         only says little.
         """
         ids = self.ids(texts)
+        lengths = torch.tensor([len(self.tokens(t)) for t in texts], device=ids.device)
+        ids = ids[:, : int(lengths.max())]  # causal: no word sees the padding behind it
         with torch.no_grad(), self._awake("text_encoder"):
             states = self.text_encoder(ids)[0]
-        lengths = torch.tensor([len(self.tokens(t)) for t in texts], device=ids.device)
         place = torch.arange(ids.shape[1], device=ids.device)
         words = (place >= 1) & (place < (lengths - 1).clamp(max=ids.shape[1])[:, None])
         mean = (states * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp(min=1)

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from erase import runs
+from erase.concept import title
 from erase.errors import InputError
 from erase.models import hub_id
 from erase.report.html import (
@@ -21,7 +22,7 @@ from erase.report.html import (
     limits,
     nested,
     read_picture,
-    table,
+    tables,
     without_paths,
 )
 from erase.report.schema import Pair, Report, build_report, read_report
@@ -29,23 +30,34 @@ from erase.runtime import write_png, write_text
 
 GRID = "before_after.png"
 TILE, GAP, SHOWN = 160, 8, 6
+EARLIER = (
+    "All that the runs before it erased ({}) is gone from this model too. A LoRA or a delta holds the change by all of "
+    "them: it belongs on the model that the first of them began from."
+)
 
 
 def write_card(
-    folder: Path, output: Path, name: str = "README.md", grid: str = GRID, notes: Sequence[str] = ()
+    folder: Path,
+    output: Path,
+    name: str = "README.md",
+    grid: str = GRID,
+    notes: Sequence[str] = (),
+    *,
+    earlier: Sequence[str] = (),
 ) -> Path:
     """Write the card of a run as `output`/`name`, and the before/after grid beside it where pictures remain.
 
-    `notes` are limits of the model it lies beside. Returns the card's path.
+    `notes` are limits of the model it lies beside, `earlier` what the runs before this one erased. Returns the card's
+    path.
     """
-    report = read_report(folder / runs.REPORT) if (folder / runs.REPORT).exists() else _unreported(folder)
+    report = read_report(folder / runs.REPORT) if (folder / runs.REPORT).exists() else _unreported(folder, earlier)
     has_grid = write_grid(folder, report.images, output / grid)
     path = output / name
     write_text(path, card(report, grid=grid if has_grid else None, notes=notes))
     return path
 
 
-def _unreported(folder: Path) -> Report:
+def _unreported(folder: Path, earlier: Sequence[str]) -> Report:
     """What is known of a run that was stopped after training, before its report was written."""
     path = folder / runs.CONFIG
     try:
@@ -53,12 +65,12 @@ def _unreported(folder: Path) -> Report:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = getattr(error, "strerror", None) or "it is no YAML"
         raise InputError(f"cannot read {path}: {why}; without it the model has no card") from None
-    return build_report(run_id=folder.name, environment={}, config=config, guards={}, scores=[])
+    return build_report(run_id=folder.name, environment={}, config=config, guards={}, scores=[], earlier=earlier)
 
 
 def card(report: Report, *, grid: str | None, notes: Sequence[str] = ()) -> str:
     """The card's Markdown: front matter, result, pictures (the file `grid`), scores, recipe, limits, `notes` first."""
-    name, model = concept_name(report), nested(report.config, "model")
+    name, model = concept_name(report), report.first_model or nested(report.config, "model")
     front = {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -71,6 +83,8 @@ def card(report: Report, *, grid: str | None, notes: Sequence[str] = ()) -> str:
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
     lines += [f"# {_inline(name)}, erased", "", _inline(headline(report)), ""]
     lines += [_inline(line) for line in lead(report)] + [""]
+    if report.earlier:
+        lines += [_inline(EARLIER.format(title(report.earlier))), ""]
     if grid:
         lines += [f"![Before (upper row) and after (lower row), same prompts and seeds]({quote(grid)})", ""]
     lines += ["## Scores", "", *_scores(report)]
@@ -83,14 +97,17 @@ def card(report: Report, *, grid: str | None, notes: Sequence[str] = ()) -> str:
 
 
 def _scores(report: Report) -> list[str]:
-    rows = table(report)
-    if not rows:
+    if not report.scores:
         return [_inline(UNJUDGED)]
-    lines = ["Value and 95 % interval.", ""]
-    lines += ["| Score | Before | After | Change | Pictures |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = [f"{c['value']} ({c['range']})" if c["range"] else c["value"] for c in row["cells"]]
-        lines.append("| " + " | ".join(map(_inline, [f"{row['label']}, {row['wish']}", *cells, str(row["n"])])) + " |")
+    lines = ["Value and 95 % interval."]
+    for heading, rows in tables(report):
+        lines += ["", f"{heading}:"] if heading else []
+        lines += ["", f"| {'Concept' if heading else 'Score'} | Before | After | Change | Pictures |"]
+        lines += ["|---|---|---|---|---|"]
+        for row in rows:
+            cells = [f"{c['value']} ({c['range']})" if c["range"] else c["value"] for c in row["cells"]]
+            shown = [f"{row['label']}, {row['wish']}", *cells, str(row["n"])]
+            lines.append("| " + " | ".join(map(_inline, shown)) + " |")
     return lines
 
 

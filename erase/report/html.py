@@ -15,7 +15,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from erase import runs
-from erase.evaluation.metrics import verdict
+from erase.concept import title
+from erase.evaluation.metrics import EACH, EARLIER, split_score, verdict
 from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
 from erase.report.schema import ChangeEntry, Pair, Report, ScoreEntry, read_report
@@ -28,6 +29,7 @@ GROUPS = {
     "neighbour": "Its neighbours",
     "retain_in": "Other concepts",
     "retain_cross": "The other domain",
+    "earlier": "Prompts that name what earlier runs erased",
 }
 NARROW = "\u00a0"  # keeps a number and its unit on one line
 UNJUDGED = (
@@ -59,9 +61,11 @@ def render(report: Report, folder: Path) -> str:
         "lead": lead(report),
         "tiles": _tiles(report),
         "groups": _groups(report.images, folder),
-        "table": table(report),
+        "tables": tables(report),
         "unjudged": UNJUDGED,
-        "scores_svg": Markup(scores_svg(report.scores) if report.scores else ""),
+        "scores_svg": Markup(
+            scores_svg([s for s in report.scores if not split_score(s.name)[0]]) if report.scores else ""
+        ),
         "losses_svg": Markup(losses_svg(read_steps(folder))),
         "guards": flat(report.guards),
         "limits": limits(report),
@@ -74,9 +78,18 @@ def render(report: Report, folder: Path) -> str:
     return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
 
 
+def concept_names(report: Report) -> list[str]:
+    """The concepts' names from the configuration."""
+    concept = report.config.get("concept")
+    names = [
+        nested({"concept": one}, "concept", "name") for one in (concept if isinstance(concept, list) else [concept])
+    ]
+    return [str(name) for name in names if name] or ["the concept"]
+
+
 def concept_name(report: Report) -> str:
-    """The concept's name from the configuration."""
-    return str(nested(report.config, "concept", "name") or "the concept")
+    """The concept's name, or a few words for several."""
+    return title(concept_names(report))
 
 
 def nested(config: dict[str, Any], *keys: str) -> Any:
@@ -114,26 +127,31 @@ def kicker(report: Report) -> str:
 
 def headline(report: Report) -> str:
     """The result in one sentence; destroyed pictures are never called a success."""
-    name = concept_name(report)
+    name, verb = concept_name(report), "are" if len(concept_names(report)) > 1 else "is"
     if not report.scores:
         return f"The training against “{name}” is done; nothing has been judged."
     return {
-        "suppressed": f"“{name}” is suppressed on direct prompts.",
-        "weaker": f"“{name}” is weaker on direct prompts, but not gone.",
-        "still there": f"“{name}” is still there.",
+        "suppressed": f"“{name}” {verb} suppressed on direct prompts.",
+        "weaker": f"“{name}” {verb} weaker on direct prompts, but not gone.",
+        "still there": f"“{name}” {verb} still there.",
         "degenerate": f"The pictures are destroyed; this says nothing about “{name}”.",
         "not drawn before": f"The model hardly drew “{name}” before, so there was nothing to erase.",
     }[verdict(report.scores)]  # type: ignore[arg-type]
 
 
 def lead(report: Report) -> list[str]:
-    """Two sentences under the headline: the concept's numbers, and what else changed beyond chance."""
+    """Sentences under the headline: the concepts' numbers, earlier ones', and what else changed beyond chance."""
     before, after = report.score("forget_accuracy", "before"), report.score("forget_accuracy", "after")
     if not before or not after:
-        return []
-    first = (
-        f"Asked for it, the model drew it in {show(before)} of {before.n} pictures before and in {show(after)} "
-        f"after (95 % interval {spread(after)})."
+        return _earlier(report)
+    it = "them" if len(concept_names(report)) > 1 else "it"
+    first = " ".join(
+        [
+            f"Asked for {it}, the model drew {it} in {show(before)} of {before.n} pictures before and in {show(after)} "
+            f"after (95 % interval {spread(after)}).",
+            *_most_left(report),
+            *_earlier(report),
+        ]
     )
     wanted = {s.name for s in report.scores if s.higher_is_better}
     lost = [c for c in report.changes if c.name in wanted and c.high < 0]
@@ -145,11 +163,43 @@ def lead(report: Report) -> list[str]:
     return [first]
 
 
-def table(report: Report) -> list[dict[str, Any]]:
-    """Rows of the score table: label, wish, cells (before, after, change), pictures."""
+def _most_left(report: Report) -> list[str]:
+    """Of several concepts, the one that is drawn most."""
+    each = [s for s in report.scores if s.arm == "after" and split_score(s.name)[0] == EACH]
+    most = max(each, key=lambda score: score.value, default=None)
+    if most is None or not most.value:
+        return []
+    return [f"Most is left of “{split_score(most.name)[1]}”: {show(most)} of {most.n}."]
+
+
+def _earlier(report: Report) -> list[str]:
+    """What earlier runs erased from the model, and which of it came back beyond chance."""
+    if not report.earlier:
+        return []
+    back = [c for c in report.changes if split_score(c.name)[0] == EARLIER and c.low > 0]
+    names = "; ".join(f"“{split_score(c.name)[1]}” {_change(c)[0]}" for c in back)
+    return [f"Earlier runs erased “{title(report.earlier)}”.", *([f"It came back: {names}."] if back else [])]
+
+
+def tables(report: Report) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The scores as (heading, rows): those of all, without a heading, then of each concept and of each earlier one."""
+    parts: dict[str, list[str]] = {"": [], EACH: [], EARLIER: []}
+    for name in dict.fromkeys(s.name for s in report.scores):
+        parts[split_score(name)[0]].append(name)
+    headings = {"": "", EACH: "Each concept, still drawn", EARLIER: "Erased by earlier runs, still drawn"}
+    return [(headings[part], _table(report, names)) for part, names in parts.items() if names]
+
+
+def _of_all(report: Report) -> list[ScoreEntry]:
+    """The scores that are not of one concept alone: those have a table, and a hundred would make no figure."""
+    return [score for score in report.scores if not split_score(score.name)[0]]
+
+
+def _table(report: Report, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a score table: label, wish, cells (before, after, change), pictures."""
     changes = {c.name: c for c in report.changes}
     rows = []
-    for name in dict.fromkeys(s.name for s in report.scores):
+    for name in names:
         arms = [report.score(name, arm) for arm in ("before", "after")]
         known = [s for s in arms if s]
         cells = [
@@ -159,7 +209,8 @@ def table(report: Report) -> list[dict[str, Any]]:
         value, reach = _change(changes[name]) if name in changes else ("–", "")
         cells.append({"label": "change", "value": value, "range": reach})
         wish = "higher is better" if known[0].higher_is_better else "lower is better"
-        rows.append({"label": label(name), "wish": wish, "cells": cells, "n": known[-1].n})
+        group, concept = split_score(name)
+        rows.append({"label": concept if group else label(name), "wish": wish, "cells": cells, "n": known[-1].n})
     return rows
 
 
@@ -173,7 +224,7 @@ def limits(report: Report) -> list[str]:
             "The scores come from direct prompts. Unless attack scores are listed, nothing here says whether the "
             "concept comes back under paraphrase, optimised prompts or fine-tuning."
         ]
-    if nested(report.config, "model") == "world":
+    if "world" in (nested(report.config, "model"), report.first_model):
         lines.append(
             "The bundled world is small and closed, and its judges know exactly what it can draw. Orderings and "
             "failure modes may carry over to large models; the numbers do not."

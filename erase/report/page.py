@@ -67,7 +67,7 @@ TEMPLATE = """<!doctype html>
 <small class="soft">{{ tile.note }}</small></div>{% endfor %}</div>{% endif %}
 </header>
 {% if groups %}<section><h2>Before and after</h2>
-<p class="soft small">Same prompt, same seed, same noise.{% if table %} Under each picture: what the judge sees in it,
+<p class="soft small">Same prompt, same seed, same noise.{% if tables %} Under each picture: what the judge sees in it,
 and whether that is what one hopes for (✓) or not (✕).{% endif %} The pictures were chosen by a fixed rule, not by
 hand.</p>
 {% for group in groups %}<h3>{{ group.title }}</h3><div class="pairs">{% for pair in group.pairs %}
@@ -79,16 +79,16 @@ hand.</p>
 {% if side.good is not none %}<br>
 <span aria-label="{{ 'as hoped' if side.good else 'not as hoped' }}">{{ '✓' if side.good else '✕' }}</span>
 {{ side.answer }}{% endif %}</span></div>{% endfor %}</div></figure>{% endfor %}</div>{% endfor %}</section>{% endif %}
-{% if table %}<section><h2>Scores</h2><p class="soft small">Value and 95 % interval. The last column compares the
-same prompts and seeds pair by pair.</p>
-<table class="scores"><thead><tr><th>Score</th><th>Before</th><th>After</th><th>Change</th><th>Pictures</th></tr>
-</thead>
-<tbody>{% for row in table %}<tr><th scope="row">{{ row.label }} <small class="soft">({{ row.wish }})</small></th>
+{% if tables %}<section><h2>Scores</h2><p class="soft small">Value and 95 % interval. The last column compares the
+same prompts and seeds pair by pair.</p>{% for name, rows in tables %}{% if name %}<h3>{{ name }}</h3>{% endif %}
+<table class="scores"><thead><tr><th>{{ "Concept" if name else "Score" }}</th><th>Before</th><th>After</th>
+<th>Change</th><th>Pictures</th></tr></thead>
+<tbody>{% for row in rows %}<tr><th scope="row">{{ row.label }} <small class="soft">({{ row.wish }})</small></th>
 {% for cell in row.cells %}<td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small></td>
-{% endfor %}<td class="n" data-label="pictures">{{ row.n }}</td></tr>{% endfor %}</tbody></table></section>
+{% endfor %}<td class="n" data-label="pictures">{{ row.n }}</td></tr>{% endfor %}</tbody></table>{% endfor %}</section>
 {% else %}<section><h2>Scores</h2><p>{{ unjudged }}</p></section>{% endif %}
-{% if table or losses_svg %}<section><h2>Figures</h2><div class="charts">
-{% if table %}<div>{{ scores_svg }}</div>{% endif %}
+{% if tables or losses_svg %}<section><h2>Figures</h2><div class="charts">
+{% if tables %}<div>{{ scores_svg }}</div>{% endif %}
 {% if losses_svg %}<div>{{ losses_svg }}</div>{% endif %}</div></section>{% endif %}
 {% if guards %}<section><h2>Did the run do anything?</h2><table class="facts"><tbody>{% for key, value in guards %}
 <tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></section>{% endif %}

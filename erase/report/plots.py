@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from erase import runs
+from erase.evaluation.metrics import split_score
 from erase.report.schema import ScoreEntry
 
 BEFORE, AFTER = "#6b8fb5", "#c2571a"  # apart in lightness too; the markers differ in shape as well
@@ -24,6 +25,7 @@ ROLES = {"forget": AFTER, "retain": "#3b7ea1", "joint": "#7a6bb0"}
 INK, LINE = "#010203", "#010204"  # stand-ins, replaced by CSS
 NAMES = {
     "forget_accuracy": "Concept still drawn",
+    "earlier_accuracy": "Erased earlier, still drawn",
     "retain_accuracy": "Other concepts drawn",
     "neighbour_accuracy": "Near concepts drawn",
     "cross_accuracy": "Other domain drawn",
@@ -55,6 +57,9 @@ def label(name: str) -> str:
     """A score's name as people read it."""
     if name.startswith("attack."):
         return f"Attack: {name.removeprefix('attack.').replace('_', ' ')}"
+    group, concept = split_score(name)
+    if group:
+        return f"{NAMES[group]}: {concept}"
     return NAMES.get(name, name.replace("_", " ").capitalize())
 
 

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from erase.errors import InputError
-from erase.evaluation.metrics import Change, Score, answer, is_right, is_valid
+from erase.evaluation.metrics import Change, Score, answer, asked_for, is_right, is_valid
 from erase.evaluation.rows import Row, pairs
 from erase.runtime import write_text
 
 VERSION = 1
-SHOWN = {"forget": 8, "neighbour": 4, "retain_in": 4}
+MOST = 24  # concepts of which the page shows pictures
+SHOWN = {"forget": 8, "neighbour": 4, "retain_in": 4, "earlier": 4}
 
 
 def _inside(path: str) -> str:
@@ -88,7 +89,10 @@ class Pair(_Entry):
 
 
 class Report(_Entry):
-    """The whole of report.json. `schema` is the version of this form."""
+    """The whole of report.json. `schema` is the version of this form.
+
+    `first_model` is what the run's model was before any run; `earlier` names what runs erased from it before this one.
+    """
 
     model_config = ConfigDict(extra="forbid", from_attributes=True, populate_by_name=True)
 
@@ -101,6 +105,8 @@ class Report(_Entry):
     changes: list[ChangeEntry] = []
     images: list[Pair] = []
     timings: dict[str, Finite] = {}
+    first_model: str = ""
+    earlier: list[str] = []
 
     @model_validator(mode="after")
     def _once(self) -> Report:
@@ -125,6 +131,8 @@ def build_report(
     changes: Sequence[Change] = (),
     images: Sequence[Pair] = (),
     timings: dict[str, float] | None = None,
+    first_model: str = "",
+    earlier: Sequence[str] = (),
 ) -> Report:
     """A checked report from the results of a run. Raises `InputError` for what the form refuses."""
     try:
@@ -138,6 +146,8 @@ def build_report(
             changes=[ChangeEntry.model_validate(c) for c in changes],
             images=list(images),
             timings=timings or {},
+            first_model=first_model,
+            earlier=list(earlier),
         )
     except ValidationError as error:
         raise InputError(f"report: {_problem(error)}") from None
@@ -168,29 +178,36 @@ def read_report(path: Path) -> Report:
 
 
 def choose_pairs(rows: Sequence[Row], *, judge: str = "conv", shown: dict[str, int] | None = None) -> list[Pair]:
-    """The twins that the page shows: evenly spaced over each role's sorted prompts, so nobody picked them."""
+    """The twins that the page shows: evenly spaced over each role's sorted prompts, so nobody picked them.
+
+    Several concepts share the places of their role, one each where there are too few.
+    """
     found = []
     for role, count in (shown or SHOWN).items():
         twins = pairs(rows, role)
-        fit = min(count, len(twins))
-        for before, after in (twins[i * len(twins) // fit] for i in range(fit)):
-            domain = before["domain"]
-            found.append(
-                Pair(
-                    role=role,
-                    prompt=before["prompt"],
-                    seed=before["seed"],
-                    expected=str(before["expected"][domain]),
-                    before=_picture(before, domain, judge),
-                    after=_picture(after, domain, judge),
-                )
-            )
+        names = sorted({asked_for(before) for before, _ in twins}) if role in ("forget", "earlier") else [None]
+        for name in names[:MOST]:
+            own = [two for two in twins if name in (None, asked_for(two[0]))]
+            fit = min(max(1, count // len(names)), len(own))
+            found += [_pair(role, *own[i * len(own) // fit], judge) for i in range(fit)]
     return found
 
 
-def _picture(row: Row, domain: str, judge: str) -> Picture:
+def _pair(role: str, before: Row, after: Row, judge: str) -> Pair:
+    return Pair(
+        role=role,
+        prompt=before["prompt"],
+        seed=before["seed"],
+        expected=asked_for(before),
+        before=_picture(before, judge),
+        after=_picture(after, judge),
+    )
+
+
+def _picture(row: Row, judge: str) -> Picture:
+    domain = row["domain"]
     right = is_right(row, domain, judge)
-    gone = row["role"] == "forget" and row["arm"] == "after"
+    gone = row["role"] == "earlier" or (row["role"] == "forget" and row["arm"] == "after")
     label = answer(row, domain, judge) if is_valid(row, judge) else "no picture"
     good = is_valid(row, judge) and not right if gone else right
     return Picture(path=row["image"], answer=label, good=good)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from erase.concept import Concept
+from erase.concept import Request
 from erase.errors import InputError
 from erase.events import OnEvent, Progress
 from erase.methods import EDITORS
@@ -17,6 +17,7 @@ from erase.runtime import stable_seed
 from erase.training.prompts import forget_pairs, retain_prompts
 
 PROMPTS, AT_ONCE = 512, 64
+SEVERAL = 128  # prompts that several concepts share: reading them is nearly all that an edit costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,13 @@ class EditPlan:
 
 
 @torch.no_grad()
-def edit(model: Model, concept: Concept, plan: EditPlan, on_event: OnEvent) -> Outcome:
+def edit(model: Model, request: Request, plan: EditPlan, on_event: OnEvent) -> Outcome:
     """Solve for the selected weights and put them into the model.
 
     Raises `InputError` for a selection that holds anything but keys and values of cross-attention.
     """
     trained = Trained(projections(model, plan.parameters))
-    erase, target, keep = embeddings(model, concept, plan.options.keep_prompts, plan.seed, on_event)
+    erase, target, keep = embeddings(model, request, plan.options.keep_prompts, plan.seed, on_event)
     trained.load(EDITORS[plan.name].edit(trained.originals, erase, target, keep, plan.options))
     on_event(Progress(what="solving", done=1, total=1))
     return trained.outcome()
@@ -55,25 +56,31 @@ def projections(model: Model, parameters: str) -> dict[str, torch.nn.Parameter]:
 
 
 def embeddings(
-    model: Model, concept: Concept, keep_prompts: int, seed: int, on_event: OnEvent
+    model: Model, request: Request, keep_prompts: int, seed: int, on_event: OnEvent
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows for an editor: the concept's (n, d), what each is to become (n, d), and those to keep (m, d).
+    """Rows for an editor: the concepts' (n, d), what each is to become (n, d), and those to keep (m, d).
 
-    The concept's come from prompts as training has them, each beside its twin with the anchor in the concept's place
+    The concepts' come from prompts as training has them, each beside its twin with the anchor in the concept's place
     (the first kept concept where there is none): from the first word in which they differ to the end, padding too, for
     a text encoder writes the concept into all that follows it. What is kept is all of `keep_prompts` other prompts.
+
+    Editors take means over rows, the papers sums over concepts: with k of them each has a k-th of the rows, so rows
+    longer by sqrt(k) give each the weight that it has alone.
     """
     generator = torch.Generator().manual_seed(stable_seed(seed, "edit"))
-    pairs = list(dict.fromkeys(forget_pairs(model, concept, PROMPTS, True, generator)))
-    kept = list(dict.fromkeys(retain_prompts(model, concept, keep_prompts, generator)))
-    prompts, twins = [pair.prompt for pair in pairs], [pair.anchor for pair in pairs]
-    states = encode(model, [*prompts, *twins, *kept], on_event)
+    many = len(request.concepts)
+    count = PROMPTS if many == 1 else max(SEVERAL, many)
+    pairs = list(dict.fromkeys(forget_pairs(model, request, count, True, generator)))
+    kept = list(dict.fromkeys(retain_prompts(model, request, keep_prompts, generator)))
+    twins = list(dict.fromkeys(pair.anchor for pair in pairs))  # many concepts share few anchors
+    states = encode(model, [*(pair.prompt for pair in pairs), *twins, *kept], on_event)
     erase, target = [], []
     for i, pair in enumerate(pairs):
         places, across = opposite(model.tokens(pair.prompt), model.tokens(pair.anchor), states.shape[1])
         erase.append(states[i, places])
-        target.append(states[len(pairs) + i, across])
-    return torch.cat(erase), torch.cat(target), states[2 * len(pairs) :].flatten(0, 1)
+        target.append(states[len(pairs) + twins.index(pair.anchor), across])
+    length = many**0.5
+    return torch.cat(erase) * length, torch.cat(target) * length, states[len(pairs) + len(twins) :].flatten(0, 1)
 
 
 def encode(model: Model, prompts: list[str], on_event: OnEvent) -> Tensor:

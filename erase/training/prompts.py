@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from erase.concept import FRAMES, Concept, phrase
+from erase.concept import FRAMES, Concept, Kind, Request, phrase
+from erase.errors import InputError
 from erase.models import Model
 from erase.world.captions import FULL, PARTIAL, caption
 from erase.world.vocabulary import COLOUR_NAMES, OBJECT_NAMES, STYLE_NAMES
@@ -31,36 +34,42 @@ class Pair:
     anchor: str
 
 
-def candidates(model: Model, concept: Concept) -> tuple[str, ...]:
-    """Names that may be neighbours of the concept, without the concept itself."""
+def candidates(model: Model, kind: Kind, gone: frozenset[str]) -> tuple[str, ...]:
+    """Names that may be neighbours of a concept of the kind, without those that are `gone`."""
     if model.world:
-        names = STYLE_NAMES if concept.kind == "style" else OBJECT_NAMES
+        names = STYLE_NAMES if kind == "style" else OBJECT_NAMES
     else:
-        names = COMMON_STYLES if concept.kind == "style" else COMMON
-    return tuple(n for n in names if n.lower() != concept.name.lower())
+        names = COMMON_STYLES if kind == "style" else COMMON
+    return tuple(n for n in names if n.lower() not in gone)
 
 
-def neighbours(model: Model, concept: Concept, count: int = 5) -> tuple[str, ...]:
-    """The `count` candidates whose text embedding is closest to the concept's: cosine of centred means over frames.
+def neighbours(model: Model, request: Request, count: int = 5) -> list[tuple[str, ...]]:
+    """Of each concept the `count` candidates whose text embedding is closest: cosine of centred means over frames.
 
     Without centring, what all prompts of a frame share outweighs what tells their words apart; the frames are whole
     sentences where we know the model's captions, since alone on a short prompt its words mean less. For the cat of the
     bundled world: fox, frog, pig; by the raw cosine of "a cat" it was trumpet, hammer, coffin.
     """
-    names = candidates(model, concept)
-    total = torch.zeros(1)
-    for frame in _whole_frames(model, concept):
-        vectors = model.embed([phrase(frame, n) for n in (concept.name, *names)])
-        total = total.to(vectors.device) + vectors - vectors.mean(0)
-    total = torch.nn.functional.normalize(total, dim=-1)
-    order = torch.argsort(total[1:] @ total[0], descending=True, stable=True)
-    return tuple(names[i] for i in order[:count].tolist())
+    found: dict[Concept, tuple[str, ...]] = {}
+    for kind in request.kinds:
+        names, alike = candidates(model, kind, request.gone), [c for c in request.concepts if c.kind == kind]
+        total: dict[Concept, Tensor] = {}
+        for frame in _whole_frames(model, kind):
+            vectors = model.embed([phrase(frame, n) for n in (*(c.name for c in alike), *names)])
+            for place, concept in enumerate(alike):
+                own = torch.cat([vectors[place : place + 1], vectors[len(alike) :]])
+                total[concept] = total.get(concept, 0) + own - own.mean(0)
+        for concept in alike:
+            unit = torch.nn.functional.normalize(total[concept], dim=-1)
+            order = torch.argsort(unit[1:] @ unit[0], descending=True, stable=True)
+            found[concept] = tuple(names[i] for i in order[:count].tolist())
+    return [found[concept] for concept in request.concepts]
 
 
-def _whole_frames(model: Model, concept: Concept) -> list[str]:
+def _whole_frames(model: Model, kind: Kind) -> list[str]:
     if not model.world:
-        return list(FRAMES[concept.kind])
-    if concept.kind == "style":
+        return list(FRAMES[kind])
+    if kind == "style":
         return [
             caption(FULL[0], thing, "{}", colour)
             for thing, colour in zip(OBJECT_NAMES[::8], COLOUR_NAMES, strict=False)
@@ -68,19 +77,19 @@ def _whole_frames(model: Model, concept: Concept) -> list[str]:
     return [caption(FULL[0], "{}", style, colour) for style, colour in zip(STYLE_NAMES, COLOUR_NAMES, strict=False)]
 
 
-def forget_pairs(model: Model, concept: Concept, count: int, relabel: bool, generator: torch.Generator) -> list[Pair]:
-    """`count` prompts that name the concept, each with its anchored twin.
+def forget_pairs(model: Model, request: Request, count: int, relabel: bool, generator: torch.Generator) -> list[Pair]:
+    """`count` prompts that name a concept, the concepts in turn, each with its anchored twin.
 
     With an empty anchor the twin is the prompt without the concept, or, for methods that `relabel`, the prompt of the
     first kept concept (the nearest, where they were chosen): several would teach their mean, a picture of nothing.
     """
-    anchor = concept.anchor
-    if relabel and not anchor:
-        anchor = concept.keep[0] if concept.keep else neighbours(model, concept, 1)[0]
+    instead = [concept.anchor or (concept.keep[0] if relabel else "") for concept in request.concepts]
     pairs = []
-    for _ in range(count):
+    for i in range(count):
+        turn = i % len(instead)
+        concept, anchor = request.concepts[turn], instead[turn]
         if model.world:
-            pairs.append(_world_pair(concept, anchor, generator))
+            pairs.append(_world_pair(concept, anchor, request.gone, generator))
         else:
             frames = FRAMES[concept.kind]
             frame = frames[_below(len(frames), generator)]
@@ -88,21 +97,29 @@ def forget_pairs(model: Model, concept: Concept, count: int, relabel: bool, gene
     return pairs
 
 
-def retain_prompts(model: Model, concept: Concept, count: int, generator: torch.Generator) -> list[str]:
-    """`count` prompts to keep: seven in sixteen name neighbours, half anything, one in sixteen is empty."""
-    names = candidates(model, concept)
-    near = [n for n in concept.keep if n.lower() != concept.name.lower()] or list(names)
+def retain_prompts(model: Model, request: Request, count: int, generator: torch.Generator) -> list[str]:
+    """`count` prompts to keep: seven in sixteen name neighbours, half anything, one in sixteen is empty.
+
+    None names what is erased or was. Raises `InputError` if nothing else is left to name.
+    """
+    names: list[tuple[str, Kind]] = []
+    for each in request.kinds:
+        names.extend((name, each) for name in candidates(model, each, request.gone))
+    near: list[tuple[str, Kind]] = list(request.kept) or names
+    names = names or near
+    if not names:
+        raise InputError("nothing is left to keep beside all that is erased; name something in concept.keep")
     prompts = []
     for i in range(count):
         if i % 16 == 15:
             prompts.append("")
             continue
         pool = near if i % 2 else names
-        name = pool[_below(len(pool), generator)]
+        name, kind = pool[_below(len(pool), generator)]
         if model.world:
-            prompts.append(_world_retain(concept, name, generator))
+            prompts.append(_world_retain(kind, name, request.gone, generator))
         else:
-            frames = FRAMES[concept.kind]
+            frames = FRAMES[kind]
             prompts.append(phrase(frames[_below(len(frames), generator)], name))
     return prompts
 
@@ -111,12 +128,13 @@ def _below(limit: int, generator: torch.Generator) -> int:
     return int(torch.randint(limit, (1,), generator=generator))
 
 
-def _world_pair(concept: Concept, anchor: str, generator: torch.Generator) -> Pair:
+def _world_pair(concept: Concept, anchor: str, gone: frozenset[str], generator: torch.Generator) -> Pair:
     """A whole or partial caption of the world with the concept in it, and with the anchor instead."""
     # Two of three prompts describe everything: the rest of such a prompt is what erasing must not touch.
     whole = _below(3, generator) > 0
-    style = STYLE_NAMES[_below(len(STYLE_NAMES), generator)]
-    thing = OBJECT_NAMES[_below(len(OBJECT_NAMES), generator)]
+    styles, things = ([n for n in names if n not in gone] for names in (STYLE_NAMES, OBJECT_NAMES))
+    style = styles[_below(len(styles), generator)]
+    thing = things[_below(len(things), generator)]
     colour = COLOUR_NAMES[_below(len(COLOUR_NAMES), generator)]
     if concept.kind == "style":
         if not whole:
@@ -134,15 +152,19 @@ def _world_pair(concept: Concept, anchor: str, generator: torch.Generator) -> Pa
     return Pair(caption(template, concept.name, style, colour), instead)
 
 
-def _world_retain(concept: Concept, name: str, generator: torch.Generator) -> str:
-    """A caption of the world about `name`, free of the concept."""
+def _world_retain(kind: Kind, name: str, gone: frozenset[str], generator: torch.Generator) -> str:
+    """A caption of the world about `name`, free of what is gone."""
     templates = FULL if _below(4, generator) else PARTIAL
-    style = concept.name
-    while style == concept.name:
-        style = STYLE_NAMES[_below(len(STYLE_NAMES), generator)]
-    thing = concept.name
-    while thing == concept.name:
-        thing = OBJECT_NAMES[_below(len(OBJECT_NAMES), generator)]
-    thing, style = (thing, name) if concept.kind == "style" else (name, style)
+    style = _other(STYLE_NAMES, gone, generator)
+    thing = _other(OBJECT_NAMES, gone, generator)
+    thing, style = (thing, name) if kind == "style" else (name, style)
     template = templates[_below(len(templates), generator)]
     return caption(template, thing, style, COLOUR_NAMES[_below(len(COLOUR_NAMES), generator)])
+
+
+def _other(names: Sequence[str], gone: frozenset[str], generator: torch.Generator) -> str:
+    """One of the names that are not gone."""
+    while True:
+        name = names[_below(len(names), generator)]
+        if name not in gone:
+            return name

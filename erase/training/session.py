@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from erase.concept import Concept
+from erase.concept import Request
 from erase.errors import InputError
 from erase.events import OnEvent, ShouldStop, never
 from erase.methods import METHODS, Batch, Method, Nets, Options
@@ -49,7 +49,7 @@ class Session:
     def __init__(
         self,
         model: Model,
-        concept: Concept,
+        request: Request,
         method: MethodPlan,
         optimizer: Kind,
         roles: tuple[RolePlan, RolePlan],
@@ -63,7 +63,7 @@ class Session:
         on_event: OnEvent,
         should_stop: ShouldStop,
     ) -> None:
-        self.model, self.concept, self.seed, self.batch = model, concept, seed, batch
+        self.model, self.request, self.seed, self.batch = model, request, seed, batch
         self.method: Method = METHODS[method.name]
         self.options = method.options
         self.shown: Shown = method.options.pictures or self.method.shown
@@ -165,11 +165,11 @@ class Session:
                 self.pools = self._pools(never)  # a stop waits for it, as for every turn: the state is saved after
 
     def _pools(self, should_stop: ShouldStop) -> dict[str, Pool]:
-        method, concept, plan = self.method, self.concept, self.pool_plan
+        method, request, plan = self.method, self.request, self.pool_plan
         seed = stable_seed(self.seed, "pool", self.pool_age)
         generator = torch.Generator().manual_seed(seed)
-        pairs = forget_pairs(self.model, concept, plan.forget, method.relabel, generator)
-        kept = [Pair(p, p) for p in retain_prompts(self.model, concept, plan.retain, generator)]
+        pairs = forget_pairs(self.model, request, plan.forget, method.relabel, generator)
+        kept = [Pair(p, p) for p in retain_prompts(self.model, request, plan.retain, generator)]
         with self.accelerator.autocast():
             trails = method.forget_source == "trajectories", method.retain_source == "trajectories"
             pools = {"forget": self._fill(pairs, seed, self.shown, trails[0], "sampling forget latents", should_stop)}
@@ -209,7 +209,8 @@ class Session:
             return self.pools["forget"]
         seed = stable_seed(self.seed, "mask pool")
         generator = torch.Generator().manual_seed(seed)
-        pairs = forget_pairs(self.model, self.concept, MASK_PICTURES, self.method.relabel, generator)
+        count = max(MASK_PICTURES, len(self.request.concepts))
+        pairs = forget_pairs(self.model, self.request, count, self.method.relabel, generator)
         with self.accelerator.autocast():
             return self._fill(pairs, seed, "concept", False, "sampling mask latents", should_stop)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from erase import runs, workflow
-from erase.concept import Concept
+from erase.concept import Concept, Request
 from erase.config import load_config
 from erase.errors import EraseError, InputError, Interrupted
 from erase.events import Event, Progress, Step, Warned, ignore
@@ -29,7 +29,7 @@ from erase.training.edits import embeddings, opposite
 from erase.training.prompts import Pair, forget_pairs, retain_prompts
 from tests.integration.conftest import build_tiny
 
-CONCEPT = Concept("cat", keep=("dog", "fox"))
+CAT = Request((Concept("cat", keep=("dog", "fox")),))
 SHORT = {
     "model": "world",
     "concept": "cat",
@@ -40,8 +40,8 @@ SHORT = {
 }
 
 
-def edited(model: Model, name: str, concept: Concept = CONCEPT, seed: int = 0, parameters: str = "xattn-kv") -> Trained:
-    return edit(model, concept, EditPlan(name, parameters, EditOptions(keep_prompts=12), seed), ignore)
+def edited(model: Model, name: str, request: Request = CAT, seed: int = 0, parameters: str = "xattn-kv") -> Trained:
+    return edit(model, request, EditPlan(name, parameters, EditOptions(keep_prompts=12), seed), ignore)
 
 
 def short(output: Path, **changes: Any) -> Any:
@@ -67,12 +67,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(name: str) 
 
 @pytest.mark.parametrize("anchor", ["", "fox"])
 def test_the_concept_reads_like_its_anchor_afterwards(anchor: str, tiny_model: Model) -> None:
-    concept = Concept("cat", anchor=anchor, keep=("dog", "owl"))
-    erase, target, _ = embeddings(tiny_model, concept, 0, 0, ignore)
+    request = Request((Concept("cat", anchor=anchor, keep=("dog", "owl")),))
+    erase, target, _ = embeddings(tiny_model, request, 0, 0, ignore)
     generator = torch.Generator().manual_seed(stable_seed(0, "edit"))
-    twins = {pair.anchor for pair in forget_pairs(tiny_model, concept, edits.PROMPTS, True, generator)}
+    twins = {pair.anchor for pair in forget_pairs(tiny_model, request, edits.PROMPTS, True, generator)}
     assert twins and all((anchor or "dog") in twin for twin in twins)
-    outcome = edited(tiny_model, "uce", concept)
+    outcome = edited(tiny_model, "uce", request)
 
     def gap(weights: dict[str, Any]) -> float:
         return sum(float((erase @ weights[k].T - target @ w.T).norm()) for k, w in outcome.before.items())
@@ -99,7 +99,7 @@ def test_rows_are_the_states_of_each_prompt_and_its_twin(tiny_model: Model, monk
     pairs = [Pair("a cat", "a fox"), Pair("a cat on a background", "")]
     monkeypatch.setattr(edits, "forget_pairs", lambda *_: pairs)
     with torch.no_grad():
-        erase, target, keep = embeddings(tiny_model, CONCEPT, 0, 0, ignore)
+        erase, target, keep = embeddings(tiny_model, CAT, 0, 0, ignore)
         cat, fox, long, empty = tiny_model.encode(["a cat", "a fox", "a cat on a background", ""]).states
     assert torch.equal(cat[:2], fox[:2])  # start of text and "a": what comes later does not reach back
     across = opposite(tiny_model.tokens(pairs[1].prompt), tiny_model.tokens(""), 32)[1]
@@ -109,10 +109,10 @@ def test_rows_are_the_states_of_each_prompt_and_its_twin(tiny_model: Model, monk
 
 
 def test_what_is_kept_names_other_things(tiny_model: Model) -> None:
-    rows = embeddings(tiny_model, CONCEPT, 24, 0, ignore)[2].view(-1, 32, 32)  # prompts, tokens, width
+    rows = embeddings(tiny_model, CAT, 24, 0, ignore)[2].view(-1, 32, 32)  # prompts, tokens, width
     generator = torch.Generator().manual_seed(stable_seed(0, "edit"))
-    forget_pairs(tiny_model, CONCEPT, edits.PROMPTS, True, generator)
-    kept = list(dict.fromkeys(retain_prompts(tiny_model, CONCEPT, 24, generator)))
+    forget_pairs(tiny_model, CAT, edits.PROMPTS, True, generator)
+    kept = list(dict.fromkeys(retain_prompts(tiny_model, CAT, 24, generator)))
     assert len(kept) > 8 and "" in kept and not [prompt for prompt in kept if "cat" in prompt]
     with torch.no_grad():
         assert torch.allclose(rows, tiny_model.encode(kept).states, atol=1e-6)

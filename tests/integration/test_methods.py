@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from erase.concept import Concept
+from erase.concept import Concept, Request
 from erase.errors import EraseError, InputError
 from erase.events import Step, Warned, ignore, never
 from erase.methods import METHODS, Options
@@ -23,7 +23,7 @@ from erase.training.scale import GROW_EVERY, MOST_OVERFLOWS, LossScale
 from erase.training.session import MethodPlan
 from tests.integration.conftest import build_tiny
 
-CONCEPT = Concept("cat", keep=("dog", "fox"))
+CAT = Request((Concept("cat", keep=("dog", "fox")),))
 POOL = PoolPlan(forget=4, retain=4, steps=3, batch=4)
 
 
@@ -41,7 +41,7 @@ def make(model: Model, method: str = "esd", parameters: str = "xattn", **changes
         "should_stop": never,
         **changes,
     }
-    return Session(model, CONCEPT, plan, kind, roles, pool, **settings)
+    return Session(model, CAT, plan, kind, roles, pool, **settings)
 
 
 def run(session: Session, rounds: int, first: int = 0, accumulate: int = 1) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from erase.concept import Concept
+from erase.concept import Concept, Request
 from erase.evaluation.rows import KEYS, Setting, read_rows
 from erase.events import Event, Progress, Warned, ignore, never
 from erase.models import Model, load_model, model_hash, put_tensors, select
@@ -22,7 +22,7 @@ from erase.sampling import Shot
 from erase.scoring import JudgePlan, content_hash, judge_run, pictures_key
 
 PLAN = JudgePlan("run", "esd", seed=7, prompts=2, seeds=2, steps=1, guidance=3.0, hp_id="abc")
-CONCEPT = Concept("cat", keep=("dog",))
+CAT = Request((Concept("cat", keep=("dog",)),))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def arms(world: Model) -> Iterator[dict[Any, dict[str, torch.Tensor]]]:
 
 
 def test_a_row_tells_where_its_picture_came_from(world: Model, arms: Any, tmp_path: Path) -> None:
-    rows = judge_run(PLAN, world, arms, CONCEPT, tmp_path, ignore, never)
+    rows = judge_run(PLAN, world, arms, CAT, tmp_path, ignore, never)
     assert rows == read_rows(tmp_path / "rows.jsonl")
     assert set(rows[0]) == set(KEYS)
     assert {(r["unlearn_seed"], r["hp_id"], r["attack"]) for r in rows} == {(7, "abc", None)}
@@ -54,7 +54,7 @@ def test_a_row_tells_where_its_picture_came_from(world: Model, arms: Any, tmp_pa
 
 def test_a_model_that_broke_is_judged_and_not_an_error(world: Model, arms: Any, tmp_path: Path) -> None:
     arms["after"] = {name: torch.full_like(value, float("nan")) for name, value in arms["before"].items()}
-    rows = judge_run(PLAN, world, arms, CONCEPT, tmp_path, ignore, never)
+    rows = judge_run(PLAN, world, arms, CAT, tmp_path, ignore, never)
     states = {(r["arm"], r["valid"], r["flags"]["nan"]) for r in rows}
     assert states == {("before", True, False), ("after", False, True)}
 
@@ -63,10 +63,10 @@ def test_the_base_is_sampled_once_for_runs_judged_alike(world: Model, arms: Any,
     def run(name: str, **changes: Any) -> tuple[list[dict[str, Any]], bool]:
         seen: list[Event] = []
         plan = replace(PLAN, cache=tmp_path / "cache", **changes)
-        rows = judge_run(plan, world, arms, CONCEPT, tmp_path / name, seen.append, never)
+        rows = judge_run(plan, world, arms, CAT, tmp_path / name, seen.append, never)
         return rows, any(isinstance(e, Progress) and e.what == "sampling before" for e in seen)
 
-    plain = judge_run(PLAN, world, arms, CONCEPT, tmp_path / "plain", ignore, never)
+    plain = judge_run(PLAN, world, arms, CAT, tmp_path / "plain", ignore, never)
     assert all(r["valid"] for r in plain)
     assert run("first") == (plain, True)
     assert run("again") == (plain, False)
@@ -104,7 +104,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(world: Model, arms: Any, tm
     (tmp_path / "file").write_text("x")
     seen: list[Event] = []
     plan = replace(PLAN, seeds=1, cache=tmp_path / "file")
-    assert judge_run(plan, world, arms, CONCEPT, tmp_path / "run", seen.append, never)
+    assert judge_run(plan, world, arms, CAT, tmp_path / "run", seen.append, never)
     assert [e.text for e in seen if isinstance(e, Warned) and "not kept for other runs" in e.text]
 
 

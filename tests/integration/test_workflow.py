@@ -24,7 +24,7 @@ from erase.errors import EraseError, InputError, Interrupted
 from erase.evaluation.rows import read_rows
 from erase.events import Event, Step, Warned, ignore
 from erase.models import load_model
-from erase.prepare import load_run, prepare, prepare_concept, stored_config
+from erase.prepare import load_run, prepare, prepare_request, stored_config
 from erase.runtime import pick_device
 from erase.sampling import Shot, at_once, first_noise, sample
 from tests.integration.conftest import build_tiny
@@ -568,6 +568,6 @@ def test_a_run_on_another_model_has_pictures_a_page_and_a_card(
 
 def test_neighbours_are_nearest_in_whole_sentences(tmp_path: Path) -> None:
     """By the raw cosine of a bare "a cat" they were trumpet, hammer and coffin."""
-    concept = prepare_concept(short(tmp_path / "x", concept="cat"), load_model("world"))
+    (concept,) = prepare_request(short(tmp_path / "x", concept="cat"), load_model("world")).concepts
     assert concept.keep[0] == "fox"
     assert not {"trumpet", "hammer", "coffin"} & set(concept.keep)

@@ -78,6 +78,15 @@ def test_flags_file_and_set_reach_the_configuration(workflow, tmp_path):
     assert (config.train.forget.lr, config.seed, config.device, config.output) == (1e-4, 6, "cpu", "out")
 
 
+def test_several_concepts_reach_the_configuration(workflow, capsys):
+    assert main(["run", "--concept", "dog", "--concept", "pixel art, big", "--model", "x", "--keep", "fox"]) == 0
+    sections = workflow.calls[0][1][0].concepts
+    assert [(s.name, s.keep) for s in sections] == [("dog", ["fox"]), ("pixel art, big", ["fox"])]
+    capsys.readouterr()
+    assert main(["run", "--concept", "dog", "--concept", "cat", "--anchor", "fox"]) == 2
+    assert error_of(capsys).startswith("concept.anchor: there are 2 concepts, so whose is it?")
+
+
 def test_resume_takes_the_stored_settings_and_no_others(workflow, capsys, tmp_path):
     assert main(["run", "--resume", str(tmp_path)]) == 0
     capsys.readouterr()
@@ -320,6 +329,15 @@ def test_checks_and_help_load_no_torch_and_are_quick(line):
         (["--concept", "cat", "--anchor", "flat"], "is of kind style"),
         (["--concept", "cat", "--keep", "kitten"], "'kitten' is the concept itself"),
         (["--concept", "cat", "--keep", "dog,flat"], "'flat' is of kind style"),
+        (["--concept", "cat", "--concept", "dog", "--concept", "Kitten"], "concept: 'cat' is given twice"),
+        (["--concept", "cat", "--concept", "flat"], "cat and flat are objects and styles"),
+        (
+            ["--set", "concept=[{name: cat, keep: [owl]}, owl]"],
+            "concept.keep: 'owl' is to be erased as well",
+        ),
+        (["--set", "concept=[{name: cat, anchor: dog}, dog]"], "concept.anchor: 'dog' is to be erased as well"),
+        (["--set", "concept=[cat, dog]", "--set", "evaluate.prompts=3"], "too few for 2 concepts; two each"),
+        (["--set", "concept=[cat, dog]", "--set", "train.pool.forget=1"], "train.pool.forget 1 is too few for 2"),
         (["--set", "evaluate.prompts=1000"], "more than the 480 sentences"),
         (["--set", "evaluate.prompts=1"], "must be at least 2"),
         (["--set", "method.parameters=("], "valid regular expression"),
@@ -341,6 +359,18 @@ def test_check_takes_any_concept_of_another_model_and_warns_of_what_is_unused(ca
 def test_check_says_how_the_world_calls_what_was_named(capsys):
     assert main(["check", "--concept", "Kitten"]) == 0
     assert capsys.readouterr().err == "warning: 'Kitten' is trained and judged as 'cat', its name in the world\n"
+
+
+def test_check_knows_what_earlier_runs_erased(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text("concept: [puppy, lion]\n")
+    chain = ["check", "--model", str(tmp_path)]
+    assert main([*chain, "--concept", "dog", "--concept", "cat"]) == 0
+    said = capsys.readouterr().err
+    assert said == "warning: 'dog' was erased by an earlier run already; this one begins from what is left of it\n"
+    assert main([*chain, "--concept", "cat", "--keep", "fox,lion"]) == 2
+    assert error_of(capsys) == "concept.keep: 'lion' was erased by an earlier run; name another one"
+    assert main([*chain, "--concept", "cat", "--anchor", "dog"]) == 2
+    assert error_of(capsys) == "concept.anchor: 'dog' was erased by an earlier run; name another one"
 
 
 def test_the_help_of_check_says_what_is_not_checked(capsys):

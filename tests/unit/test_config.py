@@ -12,8 +12,10 @@ from erase.config import (
     METHOD_DEFAULTS,
     WORLD_DEFAULTS,
     Config,
+    first_model,
     load_config,
     parse_value,
+    run_folders,
     to_yaml,
     unused_settings,
 )
@@ -255,3 +257,70 @@ def test_8bit_states_and_half_frozen_weights_are_refused_where_they_cannot_be(wr
         "train: frozen half needs precision bf16-mixed or fp16-mixed, got fp32"
     )
     assert load_config(None, {"concept": "dog", "train.frozen": "half", "train.precision": "bf16-mixed"}).train
+
+
+def test_one_concept_has_one_form_however_it_was_given():
+    """Stored settings and the hashes of settings are of that form."""
+    plain = load_config(None, {"concept": "dog"})
+    for given in (["dog"], [{"name": "dog"}], {"name": "dog"}):
+        assert load_config(None, {"concept": given}) == plain
+    assert plain.model_dump()["concept"] == {"name": "dog", "kind": "auto", "anchor": "", "keep": "auto"}
+    assert [section.name for section in plain.concepts] == ["dog"]
+
+
+def test_several_concepts_each_have_a_section(write):
+    path = write("concept: [cat, {name: owl, anchor: pig, keep: 'fox, dog'}]\n")
+    config = load_config(path)
+    assert [(c.name, c.anchor, c.keep) for c in config.concepts] == [
+        ("cat", "", "auto"),
+        ("owl", "pig", ["fox", "dog"]),
+    ]
+    assert load_config(write(to_yaml(config))) == config
+    config = load_config(path, {"concept.kind": "object", "concept.keep": "lion"})
+    assert [(c.kind, c.keep) for c in config.concepts] == [("object", ["lion"])] * 2
+    assert [c.name for c in load_config(path, {"concept": ["dog", "fox"]}).concepts] == ["dog", "fox"]
+    assert load_config(write("concept: [cat]\n"), {"concept.anchor": "dog"}).concepts[0].anchor == "dog"
+
+
+def test_problems_of_one_among_several_concepts_say_which(write):
+    path = write("concept: [cat, {name: owl, ancor: pig}, {anchor: dog}, 3, {name: fox, keep: [fox], kind: thing}]\n")
+    said = problem(path).splitlines()
+    assert [line.strip() for line in said[1:]] == [
+        "concept.1.ancor: unknown key; did you mean 'anchor'?",
+        "concept.2.name: required",
+        "concept.3: must be a name, or settings of its own (name, kind, anchor, keep), got 3",
+        "concept.4.kind: 'thing' is not one of 'auto', 'object', 'style', 'person' or 'nudity'",
+        "concept.4.keep: the concept stands among those to keep; take it out, got ['fox']",
+    ]
+    assert "concept: List must have at least 1 item" in problem(write("concept: []\n")).replace("list", "List")
+
+
+@pytest.mark.parametrize("key", ["anchor", "name"])
+def test_what_is_one_concepts_own_is_not_set_for_several(key):
+    said = problem(None, {"concept": ["cat", "dog"], f"concept.{key}": "fox"})
+    assert said.startswith(f"concept.{key}: there are 2 concepts, so whose is it? give each its own in a file: ")
+
+
+def test_defaults_are_those_of_the_model_that_a_chain_began_from(tmp_path: Path):
+    for name, model in (("first", "world"), ("second", str(tmp_path / "first")), ("other", "some/model")):
+        (tmp_path / name).mkdir()
+        config = load_config(None, {"model": model, "concept": "cat"})
+        (tmp_path / name / "config.yaml").write_text(to_yaml(config))
+    lr = {
+        name: load_config(None, {"model": str(tmp_path / name), "concept": "dog"}).train.forget.lr
+        for name in ("first", "second", "other")
+    }
+    world, other = WORLD_DEFAULTS["esd"]["train"]["forget"]["lr"], METHOD_DEFAULTS["esd"]["train"]["forget"]["lr"]
+    assert lr == {"first": world, "second": world, "other": other}
+    assert run_folders(str(tmp_path / "second")) == [tmp_path / "second", tmp_path / "first"]
+    assert run_folders("world") == [] and first_model("some/model") == "some/model"
+
+
+def test_runs_in_a_circle_are_an_error(tmp_path: Path):
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"model: {tmp_path / other}\nconcept: cat\n")
+    said = problem(None, {"model": str(tmp_path / "a"), "concept": "dog"})
+    assert said == (
+        f"{tmp_path / 'c' / 'config.yaml'} names {tmp_path / 'a'} as its model, which began from it; correct one"
+    )

@@ -480,3 +480,56 @@ def test_a_damaged_clip_is_one_line(name, content, folder, tmp_path):
     with pytest.raises(InputError, match="is missing" if content is None else "do not fit") as error:
         load_judges("cpu", copy)
     assert "\n" not in str(error.value)
+
+
+def several(left):
+    """Ten twins of each concept and earlier one, of which `left` says how many show it before and after."""
+    rows = [r for r in example() if r["role"] != "forget"]
+    for (role, name), counts in left.items():
+        about = (name, "object") if role == "earlier" else None
+        for i in range(10):
+            expected = {"object": name, "style": "flat", "colour": "red"}
+            ask = Ask(role, f"{name} {i}", f"{role}-{name}-{i}", "comma", 0, expected, about)
+            for arm, count in zip(("before", "after"), counts, strict=True):
+                seen = name if i < count else "fox"
+                look = {
+                    "flags": {"blank": False},
+                    "judges": {"conv": {"object": seen, "style": "flat"}},
+                    "clip_score": 0.5,
+                    "colour": "red",
+                }
+                rows.append(make_row(ask, look, arm, SETTING, "x.png", f"{arm}{role}{name}{i}"))
+    return rows
+
+
+def test_each_of_several_concepts_and_each_earlier_one_has_a_score():
+    rows = several({("forget", "cat"): (10, 0), ("forget", "owl"): (8, 4), ("earlier", "pig"): (1, 3)})
+    found = table(rows)
+    assert {r["target"] for r in rows if r["role"] == "earlier"} == {"pig"}
+    values = {key: score.value for key, score in found.items() if "forget_accuracy" in key[0] or "earlier" in key[0]}
+    assert values == {
+        ("forget_accuracy", "before"): 0.9,
+        ("forget_accuracy", "after"): 0.2,
+        ("forget_accuracy.cat", "before"): 1.0,
+        ("forget_accuracy.cat", "after"): 0.0,
+        ("forget_accuracy.owl", "before"): 0.8,
+        ("forget_accuracy.owl", "after"): 0.4,
+        ("earlier_accuracy.pig", "before"): 0.1,
+        ("earlier_accuracy.pig", "after"): 0.3,
+    }
+    one = found["earlier_accuracy.pig", "after"]
+    assert (one.low, one.high) == (wilson(3, 10).low, wilson(3, 10).high) and (one.n, one.higher_is_better) == (
+        10,
+        False,
+    )
+    moved = {c.name: c.value for c in changes(rows)}
+    assert moved["forget_accuracy.owl"] == pytest.approx(-0.4)
+    assert moved["earlier_accuracy.pig"] == pytest.approx(0.2)
+    assert set(table(several({("forget", "cat"): (10, 0)}))) == set(table(example()))
+
+
+def test_one_concept_that_is_left_is_not_hidden_by_the_others():
+    names = [name for name in OBJECT_NAMES if name not in (*ROLES.values(), "fox")][:30]
+    gone = {("forget", name): (10, 0) for name in names}
+    assert verdict(scores(several(gone))) == "suppressed"
+    assert verdict(scores(several({**gone, ("forget", names[0]): (10, 2)}))) == "weaker"

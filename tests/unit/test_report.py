@@ -377,3 +377,60 @@ def test_card_and_page_tell_no_folder_of_this_machine(run, tmp_path, monkeypatch
         assert f'<p class="kicker">{shown} · esd' in page and f"model: {shown}\n" in page
         assert secret not in page and "output" not in page
         assert read_report(run / "report.json").config == config
+
+
+def many_rows():
+    """Two concepts, `owl` half left, and an earlier one that comes back; hostile names."""
+    table, setting = [r for r in rows() if r["role"] != "forget"], Setting("run-1", "esd", "cat", "object", "x", 1, 3.0)
+    for role, name, left in (("forget", "cat", 0), ("forget", "owl", 6), ("earlier", NASTY, 12)):
+        for i in range(12):
+            for arm in ("before", "after"):
+                shown = i < left if arm == "after" else role == "forget"
+                look = {
+                    "flags": {"blank": False},
+                    "judges": {"conv": {"object": name if shown else "fox", "style": "flat"}},
+                    "clip_score": 0.5,
+                    "colour": "red",
+                }
+                about = (name, "object") if role == "earlier" else None
+                ask = Ask(role, f"a {name}", f"{name}-{i}", "comma", 0, {"object": name, "style": "flat"}, about)
+                table.append(make_row(ask, look, arm, setting, f"images/{arm}/0.png", f"{arm}{name}{i}"))
+    return table
+
+
+def test_several_concepts_and_earlier_ones_have_tables_of_their_own(run, tmp_path):
+    table = many_rows()
+    config = {**CONFIG, "model": "runs/first", "concept": [{"name": "cat"}, {"name": "owl"}]}
+    found = build_report(
+        run_id="run-2",
+        environment={},
+        config=config,
+        guards={},
+        scores=scores(table),
+        changes=changes(table),
+        images=choose_pairs(table),
+        first_model="world",
+        earlier=[NASTY],
+    )
+    write_report(run / "report.json", found)
+    assert read_report(run / "report.json").earlier == [NASTY]
+    page, card = write_html(run).read_text(), write_card(run, tmp_path / "card").read_text()
+    assert "<script>alert" not in page
+    for text in (page, card):
+        assert "Each concept, still drawn" in text and "Erased by earlier runs, still drawn" in text
+        assert "“cat and owl” are weaker on direct prompts" in text
+        assert "Most is left of “owl”: 50" in text and "It came back: “" in text and "+100 points" in text
+        assert "bundled world is small" in text
+    assert re.search(r'<th scope="row">owl <small class="soft">\(lower is better\)', page)
+    assert "| owl, lower is better |" in card and "# cat and owl, erased" in card
+    assert "it belongs on the model that the first of them began from" in card
+    assert page.count("<table") == 3  # all, each concept, earlier ones
+    figure = page[page.index("<svg") :]
+    assert "owl" not in figure[: figure.index("</svg>")]
+
+
+def test_pictures_are_shown_of_each_of_several_concepts():
+    shown = choose_pairs(many_rows())
+    assert [p.expected for p in shown if p.role == "forget"] == ["cat"] * 4 + ["owl"] * 4
+    earlier = [p for p in shown if p.role == "earlier"]
+    assert len(earlier) == 4 and all(p.before.good and not p.after.good for p in earlier)
