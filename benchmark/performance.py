@@ -122,7 +122,7 @@ def random_model(size: str, device: torch.device) -> Any:
 
 def session_of(model: Any, row: Row, options: argparse.Namespace) -> Any:
     """The session that `erase run` would train, with a few trajectories: no time depends on their number."""
-    from erase.concept import Concept
+    from erase.concept import Concept, Request
     from erase.config import load_config
     from erase.events import ignore, never
     from erase.prepare import Job, open_session
@@ -145,8 +145,8 @@ def session_of(model: Any, row: Row, options: argparse.Namespace) -> Any:
     }
     if row.rank:
         settings |= {"method.rank": row.rank}
-    concept = Concept("castle", keep=("tower", "church"))
-    return open_session(Job(load_config(None, settings), model, concept, []), ignore, never)
+    request = Request((Concept("castle", keep=("tower", "church")),))
+    return open_session(Job(load_config(None, settings), model, request, []), ignore, never)
 
 
 def synchronise(device: torch.device) -> None:
@@ -297,7 +297,7 @@ def measure_pool(options: argparse.Namespace, model: Any = None) -> dict[str, An
 
 def measure_editors(options: argparse.Namespace, model: Any = None) -> list[dict[str, Any]]:
     """Closed forms on one concept and on a hundred, text encoding included."""
-    from erase.concept import Concept
+    from erase.concept import Concept, Request
     from erase.events import Progress
     from erase.methods import EDITORS
     from erase.methods.editing import EditOptions
@@ -315,7 +315,7 @@ def measure_editors(options: argparse.Namespace, model: Any = None) -> list[dict
     found = []
     for name in EDITORS:
         for count in (1, 100):
-            concepts = tuple(Concept(n, anchor="thing", keep=("sky", "sand", "wall")) for n in names[:count])
+            request = Request(tuple(Concept(n, anchor="thing", keep=("sky", "sand", "wall")) for n in names[:count]))
             reading: list[float] = []
 
             def listen(event: Any, reading: list[float] = reading) -> None:
@@ -325,7 +325,7 @@ def measure_editors(options: argparse.Namespace, model: Any = None) -> list[dict
             seconds: list[float] = []
             start = time.perf_counter()
             with timed(device, seconds):
-                outcome = edit(model, concepts, EditPlan(name, "xattn-kv", EditOptions(), 0), listen)
+                outcome = edit(model, request, EditPlan(name, "xattn-kv", EditOptions(), 0), listen)
             put_tensors(model, outcome.before)
             found.append(
                 {
