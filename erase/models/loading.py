@@ -26,6 +26,7 @@ from erase.runtime import user_path
 
 WORLD = "world"
 PREDICTIONS = ("epsilon", "v_prediction")
+MOST_TIMES = 100_000  # of a noise schedule; models have 1,000
 LARGEST = 1024  # side of a latent, eight times that of Stable Diffusion XL
 
 
@@ -322,6 +323,10 @@ def _scheduler(folder: Path, index: dict[str, Any]) -> Any:
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
         raise InputError(f"{folder / 'model_index.json'}: scheduler is {name!r}, which is none of diffusers'")
+    file = folder / "scheduler" / "scheduler_config.json"
+    times = read_json(file).get("num_train_timesteps", 1)
+    if isinstance(times, bool) or not isinstance(times, int) or not 0 < times <= MOST_TIMES:
+        raise InputError(f"{file}: num_train_timesteps {times!r} is no whole number up to {MOST_TIMES:,}")
     return kind.from_pretrained(folder / "scheduler", local_files_only=True)
 
 
@@ -421,8 +426,11 @@ def _check_works(model: Model) -> None:
     side = 2 ** len(model.unet.config.block_out_channels)
     latents = torch.zeros(1, model.latent_shape[0], side, side, device=model.device)
     try:
-        model.predict(latents, torch.zeros(1, dtype=torch.long, device=model.device), model.encode(["a"]))
-        model.decode(latents)
+        scheduler = ddim(model.scheduler)  # a fresh one: it keeps its timesteps
+        scheduler.set_timesteps(2, device=model.device)
+        time = scheduler.timesteps[0]
+        predicted = model.predict(latents, time, model.encode(["a"]))
+        model.decode(scheduler.step(predicted, time, latents, eta=0.0).prev_sample)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the libraries raise on settings that contradict each other

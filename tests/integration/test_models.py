@@ -287,6 +287,12 @@ def test_a_configuration_that_is_none_is_refused(part: str, text: str, folder: P
         ("unet/config.json", {"sample_size": [4]}, r"sample_size \[4\]"),
         ("unet/config.json", {"sample_size": [4, -1]}, r"sample_size \[4, -1\]"),
         ("unet/config.json", {"down_block_types": 7}, "cannot be read"),
+        ("unet/config.json", {"freq_shift": None}, "its parts do not work together"),
+        ("vae/config.json", {"scaling_factor": "large"}, "its parts do not work together"),
+        ("scheduler/scheduler_config.json", {"clip_sample": [1], "clip_sample_range": None}, "do not work together"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 2**40}, "num_train_timesteps 1099511627776 is no"),
+        ("text_encoder/config.json", {"num_hidden_layers": 10**6}, "num_hidden_layers 1000000 is more than 200"),
+        ("unet/config.json", {"sample_size": 10**6}, "sample_size 1000000"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 400}, "its tokenizer gives 400 tokens"),
     ],
 )
