@@ -148,6 +148,10 @@ def test_a_stopped_run_on_a_run_resumes_to_the_same_bits(pair: Path, chain: Path
 def test_another_first_run_is_noticed(pair: Path, tmp_path: Path) -> None:
     first = Path(shutil.copytree(pair, tmp_path / "first"))
     last = run_of(tmp_path / "last", EDIT, model=str(first), concept="dog", **{"evaluate.skip": True})
+    world, (_, arms) = load_model("world"), open_model(str(last), torch.device("cpu"))
+    # Both edited the same tensors: what they were at first, and are at last.
+    assert all(torch.equal(value, world.unet.get_parameter(name)) for name, value in arms["before"].items())
+    assert all(torch.equal(arms["after"][name], value) for name, value in load_file(last / runs.MODEL).items())
     shutil.rmtree(first)
     with pytest.raises(InputError, match=f"model '{first}': no such folder or file"):
         workflow.export(last, "diffusers", tmp_path / "out")
