@@ -100,7 +100,11 @@ def _factory(plan: RolePlan) -> Callable[[Any], torch.optim.Optimizer]:
         return lambda weights: AdamW(weights, states=plan.states, **options)
     if plan.optimizer == "sgd":
         options["momentum"] = 0.9
-    return lambda weights: CLASSES[plan.optimizer](weights, **options, **{"fused": fuses(weights)})
+
+    def build_rule(weights: Any) -> torch.optim.Optimizer:
+        return CLASSES[plan.optimizer](weights, **{**options, "fused": fuses(weights)})
+
+    return build_rule
 
 
 def fuses(weights: list[Any]) -> bool | None:
