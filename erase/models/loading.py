@@ -416,6 +416,8 @@ def _check_sizes(model: Model) -> None:
             raise InputError(f"model {source!r}: its {tokenizer} has {words:,} words, its {encoder} knows {known:,}")
         tokens = getattr(model, tokenizer).model_max_length
         places = getattr(model, encoder).config.max_position_embeddings
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 3:  # start, a word, end
+            raise InputError(f"model {source!r}: model_max_length {tokens!r} of its {tokenizer} is no number of tokens")
         if tokens > places:
             raise InputError(f"model {source!r}: its {tokenizer} gives {tokens} tokens, its {encoder} takes {places}")
 

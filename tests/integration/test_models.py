@@ -293,6 +293,8 @@ def test_a_configuration_that_is_none_is_refused(part: str, text: str, folder: P
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 2**40}, "num_train_timesteps 1099511627776 is no"),
         ("text_encoder/config.json", {"num_hidden_layers": 10**6}, "num_hidden_layers 1000000 is more than 200"),
         ("unet/config.json", {"sample_size": 10**6}, "sample_size 1000000"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": False}, "model_max_length False of its tokenizer is"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": []}, "model_max_length .. of its tokenizer is no"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 400}, "its tokenizer gives 400 tokens"),
     ],
 )
