@@ -206,7 +206,7 @@ def test_a_base_of_one_file_is_patched_and_the_rest_stays_to_the_byte(made: tupl
     base |= {averaged: base[key].clone(), "alphas_cumprod": torch.rand(1000), "position_ids": torch.arange(77)[None]}
     save_file(base, tmp_path / "base.safetensors", metadata={**ABOUT, "modelspec.author": "someone"})
     given = {"model": str(tmp_path / "base.safetensors"), "concept": "cat", "concept.keep": ["dog"]}
-    given |= {"train.forget.lr": 1e-2, "train.retain.lr": 1e-2}
+    given |= {"method.parameters": "xattn", "train.forget.lr": 1e-2, "train.retain.lr": 1e-2}
     run = workflow.erase(load_config(None, {**SHORT, **given, "output": str(tmp_path / "run")}))
     workflow.export(run, "single-file", tmp_path / "out.safetensors")
     found, trained = load_file(tmp_path / "out.safetensors"), load_file(run / runs.MODEL)
