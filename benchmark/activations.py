@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from erase.models import PRESETS
+from erase.models import FAMILIES
 from erase.training.memory import halve
 
 GIB = 2**30
@@ -132,7 +132,7 @@ def training(family: str, parameters: str, mixed: bool, checkpointing: bool, bat
     """Trained weights, and the most GiB alive in a forward and backward pass, gradients among them."""
     with FakeTensorMode():
         unet = UNet2DConditionModel(**UNETS[family]).eval().requires_grad_(False)
-        chosen = [p for name, p in unet.named_parameters() if re.search(PRESETS[parameters], name)]
+        chosen = [p for name, p in unet.named_parameters() if re.search(FAMILIES[family].presets[parameters], name)]
         for parameter in chosen:
             parameter.requires_grad_(True)
         if checkpointing:

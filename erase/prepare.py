@@ -15,7 +15,7 @@ from erase.concept import FRAMES, Request, phrase
 from erase.config import EDITORS, Config, load_config, run_folders
 from erase.config.schema import TrainSection
 from erase.errors import InputError
-from erase.estimate import GIB, Need, Weights, bytes_of_states, estimate, rounded
+from erase.estimate import COUNTED, GIB, Need, Weights, bytes_of_states, estimate, rounded
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.methods import METHODS, Options
@@ -77,7 +77,7 @@ def memory_warnings(config: Config, model: Model) -> list[str]:
     cards = [float(config.memory.removesuffix("gb"))] if config.memory else []
     if model.device.type == "cuda":
         cards.append(torch.cuda.get_device_properties(model.device).total_memory / GIB)
-    if config.train is None or not cards:
+    if config.train is None or not cards or model.family not in COUNTED:
         return []
     need, card = needed(config, model).total, min(cards)
     if need <= card:
@@ -94,7 +94,7 @@ def needed(config: Config, model: Model) -> Need:
     picked = select(model, method.parameters)
     inside = sum(p.numel() for name, p in picked.items() if not name.startswith(ENCODER))
     within = sum(p.numel() for p in picked.values()) - inside
-    unet, parts = _count(model.unet), [part for name, part in model.weighted.items() if name != "unet"]
+    unet, parts = _count(model.unet), [part for part in model.weighted.values() if part is not model.unet]
     waiting = sum(_count(getattr(model, name)) for name in model.offload)
     changed = trained = inside + within
     if lora is not None:
@@ -298,7 +298,7 @@ def _check_trainable(model: Model, config: Config) -> dict[str, torch.nn.Paramet
         layers(model, method.parameters)
     if METHODS[method.name].anchoring and any(name.startswith(ENCODER) for name in picked):
         raise InputError(
-            f"{method.name} holds the UNet to what it did on random embeddings, which no text encoder reads; "
+            f"{method.name} holds the {model.network} to what it did on random embeddings, which no text encoder reads; "
             f"parameters {method.parameters!r} pick one: use xattn"
         )
     return picked

@@ -20,7 +20,7 @@ from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
 from erase.methods import EDITORS, METHODS
-from erase.models import PRESETS, WORLD, hub_id, load_model, select
+from erase.models import FAMILIES, WORLD, hub_id, load_model, select
 from erase.prepare import (
     Job,
     edit_plan,
@@ -263,12 +263,13 @@ def listing(kind: str) -> list[tuple[str, str]]:
         return [
             (WORLD, "bundled: 60 objects in 6 styles, 64 px"),
             ("RUN", "the folder of a finished run: its erased model"),
-            ("FOLDER", "Stable Diffusion 1, 2 or XL, in diffusers' layout"),
-            ("FILE", "the same as one .safetensors, or a .ckpt with weights alone"),
-            ("ORG/NAME[@REVISION]", "the same from the Hugging Face hub, or from its local cache"),
+            ("FOLDER", "Stable Diffusion 1, 2, XL or 3, in diffusers' layout"),
+            ("FILE", "1, 2 or XL as one .safetensors, or a .ckpt with weights alone"),
+            ("ORG/NAME[@REVISION]", "a folder of the Hugging Face hub, or from its local cache"),
         ]
     if kind == "concepts":
         return [(n, "object of the world") for n in OBJECT_NAMES] + [(n, "style of the world") for n in STYLE_NAMES]
     model = load_model(WORLD)
-    counts = {p: sum(v.numel() for v in select(model, p).values()) for p in PRESETS}
-    return [(p, f"{counts[p]:,} weights of the world; pattern {PRESETS[p] or '(everything)'}") for p in PRESETS]
+    presets = FAMILIES[model.family].presets
+    counts = {p: sum(v.numel() for v in select(model, p).values()) for p in presets}
+    return [(p, f"{counts[p]:,} weights of the world; pattern {presets[p] or '(everything)'}") for p in presets]

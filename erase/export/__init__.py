@@ -17,6 +17,7 @@ from erase.export.diffusers import write_pipeline, write_text_encoder
 from erase.export.lora import write_lora
 from erase.export.single_file import write_delta, write_single_file
 from erase.export.writing import DTYPES, staged
+from erase.models import FAMILIES
 
 SUFFIX = ".safetensors"
 
@@ -25,19 +26,21 @@ SUFFIX = ".safetensors"
 class Format:
     """`write(erased, place, dtype)` puts it at `place`, an empty folder or a new file, and returns what it lacks.
 
-    With `dtype` None every tensor keeps its own.
+    With `dtype` None every tensor keeps its own. `original`: it has the names of the original code, or of trainers that
+    go by these, so that a family must have them here.
     """
 
     summary: str
     write: Callable[..., list[str]]
     folder: bool = False
     ranked: bool = False
+    original: bool = False
 
 
 FORMATS = {
-    "diffusers": Format("a folder that StableDiffusionPipeline.from_pretrained loads", write_pipeline, folder=True),
-    "single-file": Format("one file with the whole model, for A1111 and ComfyUI", write_single_file),
-    "lora": Format("a LoRA in kohya's form", partial(write_lora, kohya=True), ranked=True),
+    "diffusers": Format("a folder that diffusers' pipelines load", write_pipeline, folder=True),
+    "single-file": Format("one file with the whole model, for A1111 and ComfyUI", write_single_file, original=True),
+    "lora": Format("a LoRA in kohya's form", partial(write_lora, kohya=True), ranked=True, original=True),
     "lora-peft": Format("a LoRA in PEFT's form", partial(write_lora, kohya=False), ranked=True),
     "delta": Format("the trained tensors alone", write_delta),
     "text-encoder": Format(
@@ -92,6 +95,10 @@ def _ranked() -> str:
 
 def save(plan: Plan, erased: Erased, add_card: AddCard) -> list[str]:
     """Write the model and its card, all or nothing; return what the format could not hold, in words."""
+    family = FAMILIES[erased.model.family]
+    if plan.format.original and not family.prefixes:
+        known = ", ".join(name for name, found in FORMATS.items() if not found.original)
+        raise InputError(f"the original code's layout of {family.title} is not known here; use {known}")
     options = {"rank": plan.rank} if plan.format.ranked else {}
     with staged(plan.output, folder=plan.format.folder) as scratch:
         place = scratch if plan.format.folder else scratch / plan.output.name

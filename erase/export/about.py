@@ -11,6 +11,8 @@ from torch import Tensor
 
 from erase.models import FAMILIES, Model
 
+SPOKEN = {"epsilon": "epsilon", "v_prediction": "v"}  # ModelSpec's words; it has none for flow models
+
 
 @dataclass(frozen=True, slots=True)
 class Erased:
@@ -37,13 +39,14 @@ def metadata(erased: Erased, implementation: str, kind: str = "", **more: Any) -
     `implementation` says whose names the tensors have; `kind` follows the architecture, as "/lora" does.
     """
     height, width, _ = erased.model.picture_shape
+    predicts = erased.model.predicts
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": architecture(erased.model) + kind,
         "modelspec.implementation": implementation,
         "modelspec.title": f"{erased.concept}, erased",
         "modelspec.resolution": f"{width}x{height}",
-        "modelspec.prediction_type": "v" if _predicts_v(erased.model) else "epsilon",
+        **({"modelspec.prediction_type": SPOKEN[predicts]} if predicts in SPOKEN else {}),
         "modelspec.date": date.today().isoformat(),
         "erase": json.dumps({**erased.recipe, **more}),
     }
@@ -51,10 +54,6 @@ def metadata(erased: Erased, implementation: str, kind: str = "", **more: Any) -
 
 def architecture(model: Model) -> str:
     """ModelSpec's name for the layout that the model has; nobody listed the bundled world, which has SD 1's."""
-    if model.family == "sd2" and not _predicts_v(model):
+    if model.family == "sd2" and model.predicts == "epsilon":
         return "stable-diffusion-v2-512"
     return FAMILIES[model.family].architecture
-
-
-def _predicts_v(model: Model) -> bool:
-    return model.scheduler.config.prediction_type == "v_prediction"

@@ -10,7 +10,7 @@ import torch
 from erase.errors import InputError
 from erase.export.about import Erased
 from erase.export.writing import check_range
-from erase.models import ENCODER, FAMILIES, quiet_libraries
+from erase.models import ENCODER, quiet_libraries
 
 
 def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype | None) -> list[str]:
@@ -28,7 +28,7 @@ def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype | None) -> l
 
 
 def write_text_encoder(erased: Erased, folder: Path, dtype: torch.dtype | None) -> list[str]:
-    """Write the text encoders and tokenizers alone, each in its folder: put over another model's, they erase there too.
+    """Write the text encoders that can be trained and their tokenizers alone, each in its folder: put over another model's, they erase there too.
 
     Raises `InputError` where the run left them as they were.
     """
@@ -36,11 +36,11 @@ def write_text_encoder(erased: Erased, folder: Path, dtype: torch.dtype | None) 
     if not any(name.startswith(ENCODER) for name in erased.after):
         raise InputError("the run changed no text encoder, so there is none to export alone; use diffusers or lora")
     with quiet_libraries():
-        for part in model.text_encoders:
+        for part in model.clips:
             module = getattr(model, part).to(dtype or torch.float32)
             check_range(module.state_dict())
             module.save_pretrained(folder / part, safe_serialization=True)
-        for part in FAMILIES[model.family].tokenizers:
+        for _, part in zip(model.clips, model.tokenizers, strict=False):
             getattr(model, part).save_pretrained(folder / part)
     _drop_paths(folder)
     return []

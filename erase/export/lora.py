@@ -11,7 +11,7 @@ from torch import Tensor
 from erase.errors import InputError
 from erase.export.about import Erased, metadata
 from erase.export.writing import write_tensors
-from erase.models import ENCODER, Model
+from erase.models import ENCODER, FAMILIES, Model
 
 RANK = 16
 UP, DOWN = ".lora_B.weight", ".lora_A.weight"
@@ -38,12 +38,13 @@ def write_lora(erased: Erased, path: Path, dtype: torch.dtype | None, *, rank: i
     With `rank` None a LoRA that was trained is written as it is, another change of low rank at the rank that holds it
     all, any other at `RANK`.
     """
+    network = FAMILIES[erased.model.family].denoiser
     if rank is None and erased.factors:
-        found = trained_factors(erased.factors, erased.alpha)
+        found = trained_factors(erased.factors, erased.alpha, network)
     elif rank is None and erased.low_rank:
-        found = factorise(erased.before, erased.after, whole_rank(erased.before, erased.after))
+        found = factorise(erased.before, erased.after, whole_rank(erased.before, erased.after), network)
     else:
-        found = factorise(erased.before, erased.after, rank or RANK)
+        found = factorise(erased.before, erased.after, rank or RANK, network)
     more = {"rank": found.rank, "share of the squared change": found.kept, "left out": found.left_out}
     about = metadata(erased, "diffusers", "/lora", **more)
     if kohya:
@@ -54,17 +55,17 @@ def write_lora(erased: Erased, path: Path, dtype: torch.dtype | None, *, rank: i
     return _lacks(found)
 
 
-def trained_factors(factors: dict[str, Tensor], alpha: float) -> LowRank:
+def trained_factors(factors: dict[str, Tensor], alpha: float, network: str) -> LowRank:
     """A LoRA that was trained, as it is."""
     rank = next(len(value) for name, value in factors.items() if name.endswith(DOWN))
-    return LowRank({_peft_name(name): value for name, value in factors.items()}, rank, alpha, 1.0, [])
+    return LowRank({_peft_name(name, network): value for name, value in factors.items()}, rank, alpha, 1.0, [])
 
 
-def _peft_name(name: str) -> str:
-    """PEFT's names begin with the part; the text encoders' have a prefix that newer libraries leave out."""
+def _peft_name(name: str, network: str) -> str:
+    """PEFT's names begin with the part, `network` for the denoiser; the text encoders' have a prefix that newer libraries leave out."""
     part, _, rest = name.partition(".")
     if not part.startswith(ENCODER):
-        return f"unet.{name}"
+        return f"{network}.{name}"
     return f"{part}.{rest}" if rest.startswith("text_projection") else f"{part}.text_model.{rest}"
 
 
@@ -132,7 +133,7 @@ def _is_layer(name: str, value: Tensor) -> bool:
     return value.ndim in (2, 4) and not name.endswith("embedding.weight")
 
 
-def factorise(before: dict[str, Tensor], after: dict[str, Tensor], rank: int) -> LowRank:
+def factorise(before: dict[str, Tensor], after: dict[str, Tensor], rank: int, network: str = "unet") -> LowRank:
     """The best approximation of rank `rank` of every weight's change; exact where the change has no larger rank.
 
     Linear (O, I) and convolutional (O, I, h, w) weights: up (O, r) and down (r, I), or (O, r, 1, 1) and (r, I, h, w).
@@ -149,7 +150,7 @@ def factorise(before: dict[str, Tensor], after: dict[str, Tensor], rank: int) ->
         kept += float((up @ down).square().sum())
         if change.ndim == 4:
             up, down = up[:, :, None, None], down.reshape(rank, *change.shape[1:])
-        layer = _peft_name(name.removesuffix(".weight"))
+        layer = _peft_name(name.removesuffix(".weight"), network)
         tensors |= {f"{layer}{DOWN}": down.float(), f"{layer}{UP}": up.float()}
     return LowRank(tensors, rank, rank, min(1.0, kept / total) if total else 1.0, sorted(after.keys() - set(carried)))
 

@@ -112,7 +112,7 @@ def merge(before: Tensors, factors: Tensors, plan: LoraPlan) -> Tensors:
 
 
 def _by_part(names: Iterable[str]) -> dict[str, list[str]]:
-    """Layers by the part that they are in; "" is the UNet."""
+    """Layers by the part that they are in; "" is the denoiser."""
     found: dict[str, list[str]] = {}
     for name in names:
         part = name.split(".")[0]

@@ -67,7 +67,7 @@ def parts_of_file(path: Path) -> tuple[str, str, dict[str, Any]]:
         steps_offset=1,
         prediction_type=prediction,
     )
-    if FAMILIES[name].pooled:
+    if FAMILIES[name].zero_blank:
         parts["blank_is_zero"] = True
     return name, reason, parts
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from erase.errors import InputError, Interrupted
 from erase.events import OnEvent, Progress, ShouldStop
-from erase.models.families import FAMILIES, detect
-from erase.models.weights import pick_variant, read_json, stem, weight_names
+from erase.models.families import FAMILIES, Family
+from erase.models.weights import CONFIG, INDEX, family_of, pick_variant, read_json, stem, weight_names
 from erase.runtime import user_path
 
-INDEX, UNET = "model_index.json", "unet/config.json"
 FORM = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@(?!.*\.\.)(\w[\w./+-]*))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TEXTS = (".json", ".txt")  # configurations, and the words of tokenizers
 MB = 1_000_000
+CONFIGS = sorted({f"{family.denoiser}/{CONFIG}" for family in FAMILIES.values()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _lacking(wanted: HubId, folder: Path, variant: str | None) -> str | None:
     """What a snapshot in the cache lacks, in words. Raises `InputError` for a model of no family."""
     names = [path.relative_to(folder).as_posix() for path in folder.glob("**/*") if path.is_file()]
     family = _family(folder)
-    empty = [part for part in _folders(family) if not any(_is_text_of(part, name) for name in names)]
+    empty = [part for part in family.folders if not any(_is_text_of(part, name) for name in names)]
     if empty:
         return f"it lacks {', '.join(empty)}"
     try:
@@ -120,12 +120,12 @@ def _fetch(wanted: HubId, variant: str | None, on_event: OnEvent, should_stop: S
     # By the name that was given as well, so that the cache knows which commit a branch stood for.
     hf_hub_download(wanted.repo, INDEX, revision=wanted.revision, tqdm_class=_meter(lambda _: None))
     get = _Getter(commit, sizes, on_event, should_stop)
-    get([name for name in (INDEX, UNET) if name in sizes])
+    get([name for name in (INDEX, *CONFIGS) if name in sizes])
     folder = _cached(commit)
     if folder is None:
         raise InputError(f"{INDEX} is not in the cache after it was fetched; is the cache being cleared?")
     family = _family(folder)
-    texts = [name for part in _folders(family) for name in sizes if _is_text_of(part, name)]
+    texts = [name for part in family.folders for name in sizes if _is_text_of(part, name)]
     get(texts)
     get(list(_weights(folder, sizes, family, variant, str(wanted))))
     return _exact(wanted, folder)
@@ -139,23 +139,18 @@ def _no_index(wanted: HubId, names: Collection[str]) -> str:
     return f"{wanted} has no {INDEX} but the single files {', '.join(files[:5])}; fetch one ({fetch}) and give its path"
 
 
-def _family(folder: Path) -> str:
-    """Raises `InputError` for a snapshot of no family, before its weights are fetched."""
-    unet = folder / UNET
-    return detect(read_json(folder / INDEX), read_json(unet) if unet.is_file() else {})[0]
-
-
-def _folders(family: str) -> tuple[str, ...]:
-    return (*FAMILIES[family].tokenizers, *FAMILIES[family].parts, "scheduler")
+def _family(folder: Path) -> Family:
+    """With the parts that it has. Raises `InputError` for a snapshot of no family, before its weights are fetched."""
+    return FAMILIES[family_of(folder)[0]].held(read_json(folder / INDEX))
 
 
 def _is_text_of(part: str, name: str) -> bool:
     return name.startswith(f"{part}/") and name.count("/") == 1 and name.endswith(TEXTS)
 
 
-def _weights(folder: Path, names: Collection[str], family: str, variant: str | None, where: str) -> Iterator[str]:
+def _weights(folder: Path, names: Collection[str], family: Family, variant: str | None, where: str) -> Iterator[str]:
     """The weight files of all parts, from the names in a repository; its indices of shards lie in `folder`."""
-    for part, kind in FAMILIES[family].parts.items():
+    for part, kind in family.parts.items():
         held = {name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")}
         found = pick_variant(held, stem(kind), variant, f"{where}/{part}")
         yield from (f"{part}/{name}" for name in weight_names(folder / part, held, kind, found))

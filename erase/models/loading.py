@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +15,17 @@ from torch import Tensor
 
 from erase.errors import InputError, Interrupted, printable
 from erase.events import OnEvent, ShouldStop, ignore, never
-from erase.models.families import FAMILIES, detect
+from erase.models.families import FAMILIES
 from erase.models.file_parts import parts_of_file
 from erase.models.hub import hub_id, snapshot
+from erase.models.noising import PROCESSES, Process
 from erase.models.text import Text, choose
-from erase.models.weights import check_classes, read_json, read_part
+from erase.models.told import TOLD, run_encoder
+from erase.models.weights import INDEX, check_classes, family_of, read_json, read_part
 from erase.resources import asset
 from erase.runtime import user_path
 
 WORLD = "world"
-PREDICTIONS = ("epsilon", "v_prediction")
 MOST_TIMES = 100_000  # of a noise schedule; models have 1,000
 LARGEST = 1024  # side of a latent, eight times that of Stable Diffusion XL
 
@@ -35,8 +35,8 @@ class Model:
     """The parts of a pipeline; weights float32, in eval mode, no gradients.
 
     `source` is the name, path or hub id (with its exact commit) it was loaded from; `world` says that it is the bundled
-    one. `family` is a key of `FAMILIES`, `reason` what gave it away; a second tokenizer and text encoder are there
-    where it names them.
+    one. `family` is a key of `FAMILIES`, `reason` what gave it away; further tokenizers and text encoders are there
+    where it names them. `unet` is the network that predicts, whatever it is: Stable Diffusion 3 has a transformer.
     """
 
     source: str
@@ -51,6 +51,8 @@ class Model:
     variant: str | None = None  # of its weight files, where all parts have the same
     tokenizer_2: Any = None
     text_encoder_2: Any = None
+    tokenizer_3: Any = None
+    text_encoder_3: Any = None
     blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
     offload: tuple[str, ...] = ()  # see `rest`
 
@@ -84,25 +86,54 @@ class Model:
         return height * scale, width * scale, 3
 
     def add_noise(self, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, and what the UNet is to predict there; both (B, C, h, w).
+        """x_t = a x_0 + b eps, and what the network is to predict there; both (B, C, h, w).
 
-        By the scheduler's prediction_type that is eps, or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0.
+        a and b are sqrt(alpha_t) and sqrt(1 - alpha_t), and the prediction eps or v = a eps - b x_0, by the scheduler's
+        prediction_type; for a flow they are 1 - s and s, with s = t / 1000, and v = eps - x_0.
         """
-        kept = self.scheduler.alphas_cumprod.to(clean.device)[times.to(clean.device)][:, None, None, None]
-        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
-        if self.scheduler.config.prediction_type == "epsilon":
-            return noisy, noise
-        return noisy, kept.sqrt() * noise - (1 - kept).sqrt() * clean
+        a, b = (part[:, None, None, None] for part in self.process.parts(self.scheduler, times.to(clean.device)))
+        return a * clean + b * noise, self.process.target(clean, noise, a, b)
+
+    def random_times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Whole times to add noise at, uniform over all that there are: (count,), on the CPU."""
+        last = self.scheduler.config.num_train_timesteps
+        return torch.randint(last, (count,), generator=generator) + self.process.first
+
+    @property
+    def predicts(self) -> str:
+        """What the network predicts, a key of `PROCESSES`."""
+        return self.scheduler.config.get("prediction_type", FAMILIES[self.family].predicts)
+
+    @property
+    def process(self) -> Process:
+        """How its pictures become noise."""
+        return PROCESSES[self.predicts]
+
+    def solver(self, steps: int) -> Any:
+        """The deterministic sampler with its times set; a fresh one, since it keeps its place."""
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps, device=self.device)
+        return scheduler
+
+    @property
+    def network(self) -> str:
+        """What `unet` is, in words."""
+        return FAMILIES[self.family].network
+
+    def part(self, folder: str) -> Any:
+        """The part that a folder of diffusers' layout holds; None for one that this model lacks."""
+        return self.unet if folder == FAMILIES[self.family].denoiser else getattr(self, folder)
 
     @property
     def weighted(self) -> dict[str, Any]:
         """The parts with weights, by the names of their folders."""
-        return {name: getattr(self, name) for name in FAMILIES[self.family].parts}
+        parts = {name: self.part(name) for name in FAMILIES[self.family].parts}
+        return {name: part for name, part in parts.items() if part is not None}
 
-    def ids(self, prompts: list[str], tokenizer: Any = None) -> Tensor:
-        """Token ids, padded and cut to the model's length: (N, L)."""
-        tokenizer = tokenizer or self.tokenizer
-        length = tokenizer.model_max_length
+    def ids(self, prompts: list[str], name: str = "tokenizer") -> Tensor:
+        """Token ids by one of the tokenizers, padded and cut to the model's length: (N, L)."""
+        tokenizer = getattr(self, name)
+        length = FAMILIES[self.family].lengths.get(name, tokenizer.model_max_length)
         batch = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return batch.input_ids.to(self.device)
 
@@ -118,7 +149,18 @@ class Model:
     @property
     def text_encoders(self) -> tuple[str, ...]:
         """The names of the parts that read prompts."""
-        return FAMILIES[self.family].text_encoders
+        return tuple(name for name in FAMILIES[self.family].text_encoders if self.part(name) is not None)
+
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Those of them that are CLIPs, which are trained and attacked; they come first."""
+        return FAMILIES[self.family].clips
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """The names of their tokenizers, in the same order."""
+        names = zip(FAMILIES[self.family].text_encoders, FAMILIES[self.family].tokenizers, strict=True)
+        return tuple(tokenizer for encoder, tokenizer in names if self.part(encoder) is not None)
 
     def rest(self, *parts: str) -> None:
         """From now on these parts wait on the CPU while they are not used; fewer pictures are drawn at once.
@@ -142,46 +184,39 @@ class Model:
                 part.to("cpu")
 
     def encode(self, prompts: list[str]) -> Text:
-        """What the UNet is told of each prompt."""
-        tokenizers = FAMILIES[self.family].tokenizers
-        return self.read(tuple(self.ids(prompts, getattr(self, name)) for name in tokenizers))
+        """What the network is told of each prompt."""
+        return self.read(tuple(self.ids(prompts, name) for name in self.tokenizers))
 
     def read(self, ids: tuple[Tensor, ...], prefix: tuple[Tensor, ...] = ()) -> Text:
         """The same of token ids (N, L), one tensor for each text encoder, with a graph where the encoders train.
 
-        `prefix` (k, E) for each are token embeddings to put between the start and the words, whose end is cut off then.
+        `prefix` (k, E) for each CLIP, which come first, are token embeddings to put between the start and the words,
+        whose end is cut off then.
         """
+        family = FAMILIES[self.family]
         encoders = [getattr(self, name) for name in self.text_encoders]
-        given: tuple[Tensor | None, ...] = prefix or (None,) * len(ids)
+        given: tuple[Tensor | None, ...] = (*prefix, *(None,) * (len(ids) - len(prefix)))
         with self._awake(*self.text_encoders):
-            outs = [_run(encoder, words, put) for encoder, words, put in zip(encoders, ids, given, strict=True)]
-        if len(outs) == 1:
-            return Text(outs[0][0], None, ids, prefix)
-        first, second = outs
-        # SDXL reads both encoders before their last layer (Podell et al. 2023, section 2.1).
-        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        text = Text(states, second.text_embeds, ids, prefix)
+            outs = [run_encoder(encoder, words, put) for encoder, words, put in zip(encoders, ids, given, strict=True)]
+        states, pooled = TOLD[family.told].states(outs, self.unet.config, family.lengths)
+        text = Text(states, pooled, ids, prefix)
         if not self.blank_is_zero or prefix:
             return text
         blank = ids[0][:, 1] == self.tokenizer.eos_token_id  # the end follows upon the start
-        nothing = Text(torch.zeros_like(states), torch.zeros_like(second.text_embeds), ids)
+        nothing = Text(torch.zeros_like(states), None if pooled is None else torch.zeros_like(pooled), ids)
         return choose(blank, nothing, text)
 
     def predict(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
-        """The UNet's eps or v, float32 (B, C, h, w), at noisy latents of that shape, times (B,) or one, B prompts."""
-        if text.pooled is None:
-            return self.unet(noisy, times, text.states).sample.float()
+        """The network's eps or v, float32 (B, C, h, w), at noisy latents of that shape, times (B,) or one, B prompts."""
         height, width, _ = self.picture_shape
-        # Original size, corner of the cut, wanted size: a whole picture of the model's own size.
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=text.pooled.dtype, device=noisy.device)
-        added = {"text_embeds": text.pooled, "time_ids": sizes.expand(len(text), -1)}
-        return self.unet(noisy, times, text.states, added_cond_kwargs=added).sample.float()
+        return TOLD[FAMILIES[self.family].told].call(self.unet, noisy, times, text, (height, width)).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (N, C, h, w) to uint8 pictures (N, H, W, 3) on the CPU."""
         with self._awake("vae"), torch.autocast(self.device.type, enabled=False):  # XL's overflows in fp16
-            parts = (latents / self.vae.config.scaling_factor).split(self._decoded_at_once())
+            latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+            parts = latents.split(self._decoded_at_once())
             pictures = torch.cat([self.vae.decode(part).sample for part in parts])
         return ((pictures.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
@@ -200,7 +235,7 @@ class Model:
         lengths = torch.tensor([len(self.tokens(t)) for t in texts], device=ids.device)
         ids = ids[:, : int(lengths.max())]  # causal: no word sees the padding behind it
         with torch.no_grad(), self._awake("text_encoder"):
-            states = self.text_encoder(ids)[0]
+            states = self.text_encoder(ids).last_hidden_state
         place = torch.arange(ids.shape[1], device=ids.device)
         words = (place >= 1) & (place < (lengths - 1).clamp(max=ids.shape[1])[:, None])
         mean = (states * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp(min=1)
@@ -211,12 +246,9 @@ class Model:
         import diffusers
 
         family = FAMILIES[self.family]
-        parts = {name: getattr(self, name) for name in (*family.parts, *family.tokenizers, "scheduler")}
-        if family.pooled:
-            parts |= {"force_zeros_for_empty_prompt": self.blank_is_zero, "add_watermarker": False}
-        else:
-            parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        return getattr(diffusers, family.pipeline)(**parts)
+        parts = {name: self.part(name) for name in (*family.parts, *family.tokenizers, "scheduler")}
+        blank = {"force_zeros_for_empty_prompt": self.blank_is_zero} if family.zero_blank else {}
+        return getattr(diffusers, family.pipeline)(**parts, **family.options, **blank)
 
 
 def _run(encoder: Any, ids: Tensor, prefix: Tensor | None) -> Any:
@@ -257,9 +289,10 @@ def load_model(
         with quiet_libraries():
             file = path if path.is_file() else None
             name, reason, parts = parts_of_file(path) if file else _parts_of_folder(path, variant)
+            parts["unet"] = parts.pop(FAMILIES[name].denoiser)
             model = Model(source, **parts, family=name, reason=reason, file=file)
             # Pipelines correct what old schedulers say of clip_sample and steps_offset.
-            model.scheduler = ddim(model.pipeline().scheduler)
+            model.scheduler = PROCESSES[FAMILIES[name].predicts].solver(model.pipeline().scheduler)
     except InputError as error:
         named = path is not None and str(path) in str(error)  # then it says already where to look
         raise InputError(printable(str(error) if named else f"model {source!r}: {error}")) from None
@@ -268,9 +301,10 @@ def load_model(
     except Exception as error:  # the libraries raise whatever a damaged file happens to call for
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {source!r} cannot be read: {printable(first)}") from error
-    predicts = model.scheduler.config.get("prediction_type", "epsilon")
-    if predicts not in PREDICTIONS:
-        raise InputError(f"model {source!r} predicts {predicts!r}; only {' and '.join(PREDICTIONS)} can be trained")
+    usual = PROCESSES[FAMILIES[model.family].predicts]
+    known = [name for name, process in PROCESSES.items() if process.solver is usual.solver]
+    if model.predicts not in known:
+        raise InputError(f"model {source!r} predicts {model.predicts!r}; only {' and '.join(known)} can be trained")
     _check_sizes(model)
     for part in model.weighted.values():
         part.to(device).float().eval().requires_grad_(False)
@@ -295,18 +329,18 @@ def _place(source: str, variant: str | None, on_event: OnEvent, should_stop: Sho
 
 def _parts_of_folder(folder: Path, variant: str | None) -> tuple[str, str, dict[str, Any]]:
     """Family, reason, and the parts that a `Model` takes, of a folder in diffusers' layout."""
-    from transformers import CLIPTokenizer
+    import transformers
 
     index, name, reason = _check_folder(folder)
-    family = FAMILIES[name]
-    check_classes(folder / "model_index.json", index, family.parts | dict.fromkeys(family.tokenizers, "CLIPTokenizer"))
+    family = FAMILIES[name].held(index)
+    check_classes(folder / INDEX, index, family.parts | family.tokenizers)
     parts: dict[str, Any] = {"scheduler": _scheduler(folder, index)}
     found: dict[str, str | None] = {}
     for part, kind in family.parts.items():
         parts[part], found[part] = read_part(folder / part, kind, variant)
-    for part in family.tokenizers:
-        parts[part] = CLIPTokenizer.from_pretrained(folder / part, local_files_only=True)
-    if family.pooled:
+    for part, kind in family.tokenizers.items():
+        parts[part] = getattr(transformers, kind).from_pretrained(folder / part, local_files_only=True)
+    if family.zero_blank:
         parts["blank_is_zero"] = bool(index.get("force_zeros_for_empty_prompt", True))
     names = set(found.values())
     parts["variant"] = names.pop() if len(names) == 1 else None  # of some parts only: looked up again each time
@@ -322,7 +356,7 @@ def _scheduler(folder: Path, index: dict[str, Any]) -> Any:
     name = named[-1] if isinstance(named, list) and named else named
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
-        raise InputError(f"{folder / 'model_index.json'}: scheduler is {name!r}, which is none of diffusers'")
+        raise InputError(f"{folder / INDEX}: scheduler is {name!r}, which is none of diffusers'")
     file = folder / "scheduler" / "scheduler_config.json"
     times = read_json(file).get("num_train_timesteps", 1)
     if isinstance(times, bool) or not isinstance(times, int) or not 0 < times <= MOST_TIMES:
@@ -330,23 +364,8 @@ def _scheduler(folder: Path, index: dict[str, Any]) -> Any:
     return kind.from_pretrained(folder / "scheduler", local_files_only=True)
 
 
-def ddim(scheduler: Any) -> Any:
-    """The deterministic sampler over a model's own noise schedule; pictures, training and export all use this one.
-
-    diffusers' default of clipping x_0 to [-1, 1] is for pixels, so a latent model that does not speak of it means no.
-    """
-    from diffusers import DDIMScheduler
-
-    if DDIMScheduler not in scheduler.compatibles:  # flow matching, say, whose config names no prediction_type
-        raise InputError(f"scheduler {type(scheduler).__name__} has no noise schedule that DDIM can follow")
-    # Of other keys the library would say each time that it ignores them.
-    known = inspect.signature(DDIMScheduler.__init__).parameters
-    config = {key: value for key, value in scheduler.config.items() if key in known or key.startswith("_")}
-    return DDIMScheduler.from_config(config, clip_sample=config.get("clip_sample", False))
-
-
 def model_hash(model: Model) -> str:
-    """SHA-256 over the weights that pictures depend on: text encoders, UNet, VAE."""
+    """SHA-256 over the weights that pictures depend on: text encoders, denoising network, VAE."""
     digest = hashlib.sha256()
     for _, part in sorted(model.weighted.items()):
         for name, value in part.state_dict().items():
@@ -381,17 +400,16 @@ def quiet_libraries() -> Iterator[None]:
 
 def _check_folder(folder: Path) -> tuple[dict[str, Any], str, str]:
     """model_index.json of a folder that has all parts, its family, and why that."""
-    index = folder / "model_index.json"
+    index = folder / INDEX
     if not folder.exists():
         raise InputError(
             "no such folder or file; give 'world', a folder in diffusers' layout, a checkpoint file or a hub id"
         )
     if not index.is_file():
-        raise InputError(f"{folder} has no model_index.json, so it is no diffusers model")
-    parts, unet = read_json(index), folder / "unet" / "config.json"
-    family, reason = detect(parts, read_json(unet) if unet.is_file() else {})
-    wanted = (*FAMILIES[family].tokenizers, *FAMILIES[family].parts, "scheduler")
-    missing = [part for part in wanted if not (folder / part).is_dir()]
+        raise InputError(f"{folder} has no {INDEX}, so it is no diffusers model")
+    parts = read_json(index)
+    family, reason = family_of(folder)
+    missing = [part for part in FAMILIES[family].held(parts).folders if not (folder / part).is_dir()]
     if missing:
         raise InputError(f"missing folders {', '.join(missing)} in {folder}")
     for file in sorted(folder.glob("*/*config.json")):
@@ -402,22 +420,25 @@ def _check_folder(folder: Path) -> tuple[dict[str, Any], str, str]:
 def _check_sizes(model: Model) -> None:
     """What the configurations leave open, or contradict each other in."""
     side, source = model.unet.config.sample_size, model.source
+    denoiser = FAMILIES[model.family].denoiser
     sides = [side, side] if isinstance(side, int) else side
     if (
         not isinstance(sides, list | tuple)
         or len(sides) != 2
         or not all(isinstance(n, int) and 0 < n <= LARGEST for n in sides)
     ):
-        raise InputError(f"model {source!r}: sample_size {side!r} in unet/config.json is no size of latents")
-    family = FAMILIES[model.family]
-    for tokenizer, encoder in zip(family.tokenizers, family.text_encoders, strict=True):
+        raise InputError(f"model {source!r}: sample_size {side!r} in {denoiser}/config.json is no size of latents")
+    patch = model.unet.config.get("patch_size")
+    if patch is not None and any(n % patch or n > patch * model.unet.config.pos_embed_max_size for n in sides):
+        raise InputError(f"model {source!r}: sample_size {side!r} in {denoiser}/config.json does not fit its patches")
+    for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
         words, known = len(getattr(model, tokenizer)), getattr(model, encoder).config.vocab_size
         if words > known:
             raise InputError(f"model {source!r}: its {tokenizer} has {words:,} words, its {encoder} knows {known:,}")
         tokens = getattr(model, tokenizer).model_max_length
-        places = getattr(model, encoder).config.max_position_embeddings
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 3:  # start, a word, end
             raise InputError(f"model {source!r}: model_max_length {tokens!r} of its {tokenizer} is no number of tokens")
+        places = getattr(getattr(model, encoder).config, "max_position_embeddings", tokens)  # T5 counts distances
         if tokens > places:
             raise InputError(f"model {source!r}: its {tokenizer} gives {tokens} tokens, its {encoder} takes {places}")
 
@@ -425,14 +446,14 @@ def _check_sizes(model: Model) -> None:
 @torch.no_grad()
 def _check_works(model: Model) -> None:
     """Let the parts work on each other's outputs once, small: configurations hold much that shows only then."""
-    side = 2 ** len(model.unet.config.block_out_channels)
+    config = model.unet.config
+    side = config.get("patch_size") or 2 ** len(config.block_out_channels)
     latents = torch.zeros(1, model.latent_shape[0], side, side, device=model.device)
     try:
-        scheduler = ddim(model.scheduler)  # a fresh one: it keeps its timesteps
-        scheduler.set_timesteps(2, device=model.device)
-        time = scheduler.timesteps[0]
+        solver = model.solver(2)
+        time = solver.timesteps[0]
         predicted = model.predict(latents, time, model.encode(["a"]))
-        model.decode(scheduler.step(predicted, time, latents, eta=0.0).prev_sample)
+        model.decode(solver.step(predicted, time, latents).prev_sample)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the libraries raise on settings that contradict each other

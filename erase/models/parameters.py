@@ -11,16 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from erase.errors import InputError
+from erase.models.families import FAMILIES
 from erase.models.loading import Model
 
-# Stable Diffusion's names: attn1 is self-attention, attn2 is cross-attention.
-PRESETS: dict[str, str] = {
-    "xattn-kv": r"\.attn2\.to_[kv]\.",
-    "xattn": r"\.attn2\.",
-    "noxattn": r"^(?!.*\.attn2\.)",
-    "full": r"",
-    "text-encoder": r"^text_encoder",
-}
 ENCODER = "text_encoder"
 
 Tensors = dict[str, Tensor]
@@ -28,9 +21,9 @@ Parameters = dict[str, nn.Parameter]
 
 
 def named(model: Model, *, encoders: bool = True) -> Parameters:
-    """The UNet's parameters by its own names and, with `encoders`, the text encoders' behind their folders' names."""
+    """The denoiser's parameters by its own names and, with `encoders`, the CLIPs' behind their folders' names."""
     found = dict(model.unet.named_parameters())
-    for part in model.text_encoders if encoders else ():
+    for part in model.clips if encoders else ():
         for name, parameter in getattr(model, part).named_parameters():
             # transformers 5.6 and later leave out the prefix; a run's file is to fit either.
             found[f"{part}.{name.removeprefix('text_model.')}"] = parameter
@@ -40,18 +33,19 @@ def named(model: Model, *, encoders: bool = True) -> Parameters:
 def select(model: Model, parameters: str) -> Parameters:
     """The parameters that a preset's name or a regular expression (searched in the name) picks.
 
-    The text encoders' are among them where the expression speaks of `text_encoder`; else they are the UNet's alone.
+    The text encoders' are among them where the expression speaks of `text_encoder`; else they are the denoiser's alone.
     Raises `InputError` for a broken expression and for one that matches nothing.
     """
+    presets = FAMILIES[model.family].presets
     try:
-        pattern = re.compile(PRESETS.get(parameters, parameters))
+        pattern = re.compile(presets.get(parameters, parameters))
     except re.error as error:
         raise InputError(f"parameters {parameters!r} is no valid regular expression: {error}") from None
     found = {n: p for n, p in named(model, encoders=ENCODER in pattern.pattern).items() if pattern.search(n)}
     if not found:
         raise InputError(
-            f"parameters {parameters!r} matches no parameter of the UNet; use {', '.join(PRESETS)} or a regular "
-            "expression (see `erase list parameters`)"
+            f"parameters {parameters!r} matches no parameter of the {model.network}; use {', '.join(presets)} or a "
+            "regular expression (see `erase list parameters`)"
         )
     return found
 

@@ -82,7 +82,7 @@ def _check_whole(path: Path, name: str, value: Tensor) -> None:
 def detect_file(tensors: Tensors) -> tuple[str, str]:
     """The family of a single file and what gave it away. Raises `InputError` that says what the file is instead."""
     # The last text encoder tells them apart: XL's first is that of 1.
-    lasts = {name: family.prefixes[-1] for name, family in FAMILIES.items()}
+    lasts = {name: family.prefixes[-1] for name, family in FAMILIES.items() if family.prefixes}
     marks = {name: p + (OPENCLIP_WORDS if p.endswith("model.") else CLIP_WORDS) for name, p in lasts.items()}
     found = next((name for name, mark in marks.items() if mark in tensors), None)
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")

@@ -1,4 +1,4 @@
-"""Prompts as a UNet is told of them, and moving what holds tensors."""
+"""Prompts as a denoising network is told of them, and moving what holds tensors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """N encoded prompts: `states` (N, L, D) to attend to and, for SDXL, `pooled` (N, P), a summary of each.
+    """N encoded prompts: `states` (N, L, D) to attend to and, for SDXL and SD3, `pooled` (N, P), a summary of each.
 
-    `ids` are the tokens they were made of, (N, L) for each text encoder, from which a text encoder that trains makes
-    them anew; `prefix` (k, E) for each, embeddings to stand between a prompt's start and its words then.
+    `ids` are the tokens they were made of, (N, L) for each text encoder, each L its own, from which a text encoder that
+    trains makes them anew; `prefix` (k, E) for each CLIP, embeddings to stand between a prompt's start and its words
+    then.
     """
 
     states: Tensor

@@ -18,13 +18,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from erase.errors import InputError
+from erase.models.families import FAMILIES, detect
 
+INDEX, CONFIG = "model_index.json", "config.json"
 Shape = tuple[int, ...]
 # What the libraries rename while they load: an attention's old names, a text model's prefix.
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 # What a text encoder cut out of a whole CLIP, or saved by an old library, has over: nothing a picture depends on.
 OVER = re.compile(r"position_ids$|^(text_projection|logit_scale|vision_model|visual_projection)\b")
-TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection")
+TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
+TIED = "encoder.embed_tokens.weight"  # T5's second name for its words, which files may leave out
 VARIANT = r"[A-Za-z0-9_]{1,20}"
 # More than in any published model; a configuration that asks for millions would only be refused after hours.
 MOST_LAYERS = 200
@@ -39,6 +42,14 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(held, dict):  # the libraries would look for the model on the hub instead
         raise InputError(f"{file} holds a {type(held).__name__}, not a configuration")
     return held
+
+
+def family_of(folder: Path) -> tuple[str, str]:
+    """The family of a diffusers folder and what gave it away. Raises `InputError` for one of no family here."""
+    index = read_json(folder / INDEX)
+    named = [family for family in FAMILIES.values() if family.pipeline == index.get("_class_name")]
+    denoiser = folder / named[0].denoiser / CONFIG if named else None
+    return detect(index, read_json(denoiser) if denoiser is not None and denoiser.is_file() else {})
 
 
 def stem(kind: str) -> str:
@@ -118,9 +129,10 @@ def read_part(folder: Path, kind: str, variant: str | None) -> tuple[Any, str | 
     names = {path.name for path in folder.iterdir() if path.is_file()}
     found = pick_variant(names, stem(kind), variant, str(folder))
     files = [folder / name for name in weight_names(folder, names, kind, found)]
-    _check_layers(folder / "config.json")
+    _check_layers(folder / CONFIG)
     with torch.device("meta"):  # no memory before the sizes are known to be the files'
-        expected = {_modern(name): tuple(value.shape) for name, value in _build(kind, folder).state_dict().items()}
+        built = _build(kind, folder).state_dict()
+    expected = {_modern(name): tuple(value.shape) for name, value in built.items() if name != TIED}
     _compare(folder, expected, files)
     return _filled(_build(kind, folder), files), found
 
@@ -142,8 +154,8 @@ def _build(kind: str, folder: Path) -> Any:
 
     with init_empty_weights(include_buffers=False):
         if kind in TEXT:
-            config = transformers.CLIPTextConfig.from_pretrained(folder, local_files_only=True)
-            return getattr(transformers, kind)(config)
+            text = getattr(transformers, kind)
+            return text(text.config_class.from_pretrained(folder, local_files_only=True))
         found = getattr(diffusers, kind)
         return found.from_config(found.load_config(folder, local_files_only=True))
 
@@ -170,7 +182,7 @@ def _compare(folder: Path, expected: dict[str, Shape], files: list[Path]) -> Non
     if wrong:
         shapes = f"{wrong[0]} is {held[wrong[0]]}, config.json builds {expected[wrong[0]]}"
         raise InputError(f"{where} has {len(wrong)} tensors of other shapes: {shapes}")
-    unknown = sorted(name for name in held if name not in expected and not OVER.search(name))
+    unknown = sorted(name for name in held if name not in expected and name != TIED and not OVER.search(name))
     if unknown:
         raise InputError(
             f"{where} holds {len(unknown)} tensors that config.json does not build, {_first(unknown)}; weights and "
@@ -180,7 +192,7 @@ def _compare(folder: Path, expected: dict[str, Shape], files: list[Path]) -> Non
 
 def _filled(module: Any, files: list[Path]) -> Any:
     """The module with the files' tensors, which are known to fit."""
-    own = {_modern(name): name for name in module.state_dict()}
+    own = {_modern(name): name for name in module.state_dict() if name != TIED}
     tensors: dict[str, Tensor] = {}
     for file in files:
         with safe_open(file, framework="pt") as opened:
@@ -188,7 +200,9 @@ def _filled(module: Any, files: list[Path]) -> Any:
                 if _modern(name) not in own:
                     continue
                 tensors[own[_modern(name)]] = to_float32(opened.get_tensor(name), f"{file}:", name)
-    module.load_state_dict(tensors, assign=True)
+    module.load_state_dict(tensors, assign=True, strict=False)  # all were found to be there, but for what is tied
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()
     return module
 
 

@@ -16,7 +16,7 @@ from erase.runtime import stable_seed
 
 
 class Attack:
-    """Prefixes of `attack_tokens` embeddings, one for each text encoder, shared by all prompts.
+    """Prefixes of `attack_tokens` embeddings, one for each CLIP, shared by all prompts.
 
     As published a fresh one takes 30 steps for every update; this one goes on from where it stood, so that a few steps
     do. It begins as words drawn from the vocabulary, and is never longer than the longest of these.
@@ -28,7 +28,7 @@ class Attack:
         prefix: list[Tensor] = []
         self.sizes: list[float] = []
         self.longest: list[float] = []
-        for part in model.text_encoders:
+        for part in model.clips:
             words = getattr(model, part).get_input_embeddings().weight.detach()
             chosen = torch.randint(len(words), (options.attack_tokens,), generator=generator)
             prefix.append(words[chosen.to(words.device)].clone())

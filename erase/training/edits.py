@@ -12,7 +12,7 @@ from erase.errors import InputError
 from erase.events import OnEvent, Progress
 from erase.methods import EDITORS
 from erase.methods.editing import EditOptions
-from erase.models import PRESETS, Model, Outcome, Trained, select
+from erase.models import FAMILIES, Model, Outcome, Trained, select
 from erase.runtime import stable_seed
 from erase.training.prompts import forget_pairs, retain_prompts
 
@@ -45,7 +45,13 @@ def edit(model: Model, request: Request, plan: EditPlan, on_event: OnEvent) -> O
 
 def projections(model: Model, parameters: str) -> dict[str, torch.nn.Parameter]:
     """The selected weights, all of which must read text embeddings; raises `InputError` for others."""
-    found, readers = select(model, parameters), select(model, PRESETS["xattn-kv"])
+    family = FAMILIES[model.family]
+    if family.readers is None:
+        raise InputError(
+            f"{family.title} has no weights that a closed form can edit: prompt and picture attend together; use a "
+            "method that trains, as esd"
+        )
+    found, readers = select(model, parameters), select(model, family.readers)
     others = [name for name in found if name not in readers or found[name].ndim != 2]
     if others:
         raise InputError(

@@ -84,7 +84,7 @@ class Pool:
     def from_pictures(self, size: int, model: Model, generator: torch.Generator) -> Batch:
         """Clean latents noised to uniform times."""
         p = torch.randint(len(self.clean), (size,), generator=generator)
-        times = torch.randint(model.scheduler.config.num_train_timesteps, (size,), generator=generator)
+        times = model.random_times(size, generator)
         clean = self.clean[p]
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         noisy, target = model.add_noise(clean, noise, times)

@@ -6,8 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from erase.models import Model
 from erase.models.file_parts import clip_tokenizer
@@ -17,10 +31,13 @@ from erase.resources import asset
 def build_tiny(family: str = "sd1", usual: bool = False) -> Model:
     """Random weights at fixed seed: 8 x 8 latents of 4 channels, two levels, in a family's layout.
 
-    "sd2" predicts v, projects linearly and reads OpenCLIP's text encoder; "sdxl" has two of these and added conditions.
+    "sd2" predicts v, projects linearly and reads OpenCLIP's text encoder; "sdxl" has two of these and added conditions;
+    "sd3" follows a flow with a transformer, and reads a T5 as well.
     `usual`: CLIP's words, and what a single file does not tell (heads, groups, scale) as all models of the family have.
     """
     torch.manual_seed(0)
+    if family == "sd3":
+        return _build_flow(usual)
     width = 64 if usual else 32
     linear, text_width, layers = family != "sd1", width, 1 if family == "sd1" else 2
     tokenizer = clip_tokenizer("!" if family == "sd2" else "<|endoftext|>") if usual else _world_tokenizer()
@@ -70,6 +87,62 @@ def build_tiny(family: str = "sd1", usual: bool = False) -> Model:
     for part in (text, unet, vae):
         part.eval().requires_grad_(False)
     return Model("tiny", tokenizer, text, unet, vae, noise, family=family, **second)
+
+
+def _build_flow(usual: bool) -> Model:
+    """Two joint blocks of width 16, CLIPs of widths 32 and 48, a T5 as wide as what both blocks read."""
+    tokenizer = clip_tokenizer("!") if usual else _world_tokenizer()
+    first, second = (
+        CLIPTextModelWithProjection(_text_config(tokenizer, 2, width, hidden_act="gelu", projection_dim=24))
+        for width in (32, 48)
+    )
+    words = _t5_tokenizer()
+    third = T5EncoderModel(T5Config(vocab_size=len(words), d_model=96, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=96,
+        caption_projection_dim=16,
+        pooled_projection_dim=48,
+        pos_embed_max_size=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        sample_size=16,
+    )
+    for part in (first, second, third, transformer, vae):
+        part.eval().requires_grad_(False)
+    return Model(
+        "tiny",
+        tokenizer,
+        first,
+        transformer,
+        vae,
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        family="sd3",
+        tokenizer_2=tokenizer,
+        text_encoder_2=second,
+        tokenizer_3=words,
+        text_encoder_3=third,
+    )
+
+
+def _t5_tokenizer() -> T5Tokenizer:
+    pieces = ["\u2581", *map(chr, range(ord("a"), ord("z") + 1)), "\u2581cat", "\u2581dog", "\u2581a"]
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -float(len(piece) < 2)) for piece in pieces)]
+    return T5Tokenizer(vocab=words, extra_ids=0)
 
 
 def _world_tokenizer() -> CLIPTokenizer:

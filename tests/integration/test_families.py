@@ -108,6 +108,7 @@ def test_the_sizes_that_sdxl_is_told_are_its_own() -> None:
         ({"_class_name": "StableDiffusionPipeline"}, {}, "sd1"),
         ({"_class_name": "StableDiffusionPipeline"}, {"use_linear_projection": True}, "sd2"),
         ({"_class_name": "StableDiffusionXLPipeline"}, {"use_linear_projection": True}, "sdxl"),
+        ({"_class_name": "StableDiffusion3Pipeline"}, {"in_channels": 16, "out_channels": 16}, "sd3"),
     ],
 )
 def test_a_family_is_told_with_its_reason(index: dict[str, Any], unet: dict[str, Any], wanted: str) -> None:
@@ -121,7 +122,7 @@ def test_a_family_is_told_with_its_reason(index: dict[str, Any], unet: dict[str,
     [
         ("StableDiffusionInpaintPipeline", {"in_channels": 9}, "is a StableDiffusionInpaintPipeline; only"),
         ("StableDiffusionPipeline", {"in_channels": 9}, "takes 9 channels and predicts 4, as for inpainting"),
-        ("FluxPipeline", {}, "is a FluxPipeline; only StableDiffusionPipeline and StableDiffusionXLPipeline"),
+        ("FluxPipeline", {}, "is a FluxPipeline; only StableDiffusionPipeline, StableDiffusionXLPipeline and"),
     ],
 )
 def test_models_of_no_family_are_refused_by_name(kind: str, unet: dict[str, Any], words: str, tmp_path: Path) -> None:
