@@ -298,8 +298,8 @@ def _check_trainable(model: Model, config: Config) -> dict[str, torch.nn.Paramet
         layers(model, method.parameters)
     if METHODS[method.name].anchoring and any(name.startswith(ENCODER) for name in picked):
         raise InputError(
-            f"{method.name} holds the {model.network} to what it did on random embeddings, which no text encoder reads; "
-            f"parameters {method.parameters!r} pick one: use xattn"
+            f"{method.name} holds the {model.network} to what it did on random embeddings, which no text encoder "
+            f"reads; parameters {method.parameters!r} pick one: use xattn"
         )
     return picked
 

@@ -28,7 +28,9 @@ def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype | None) -> l
 
 
 def write_text_encoder(erased: Erased, folder: Path, dtype: torch.dtype | None) -> list[str]:
-    """Write the text encoders that can be trained and their tokenizers alone, each in its folder: put over another model's, they erase there too.
+    """Write the text encoders that can be trained, and their tokenizers, each in its folder.
+
+    Put over another model's, they erase there too.
 
     Raises `InputError` where the run left them as they were.
     """

@@ -62,7 +62,10 @@ def trained_factors(factors: dict[str, Tensor], alpha: float, network: str) -> L
 
 
 def _peft_name(name: str, network: str) -> str:
-    """PEFT's names begin with the part, `network` for the denoiser; the text encoders' have a prefix that newer libraries leave out."""
+    """PEFT's names begin with the part, `network` for the denoiser.
+
+    The text encoders' have a prefix that newer libraries leave out.
+    """
     part, _, rest = name.partition(".")
     if not part.startswith(ENCODER):
         return f"{network}.{name}"

@@ -14,10 +14,12 @@ class Family:
 
     `pipeline` is diffusers' class for it; `parts` are its folders with weights and the class in each, `tokenizers` the
     folders without. Of these a model may lack the `optional` ones. `options` is what the pipeline takes beside them.
+
     `denoiser` is the folder of the network that predicts, `told` how that learns of a prompt (a key of `TOLD`), and
-    `lengths` how many tokens a tokenizer gives where that is not its own number. `zero_blank` says that the empty prompt
-    may be read as zeros. `presets` are patterns of the weights to train, by name; `readers` is that of weights which read
-    the prompt's embedding and nothing else, None where there are none.
+    `lengths` how many tokens a tokenizer gives where that is not its own number. `zero_blank` says that the empty
+    prompt may be read as zeros. `presets` are patterns of weights to train, by name; `readers` is that of weights which
+    read the prompt's embedding and nothing else, None where there are none.
+
     `architecture` is its name in files' metadata. `prefixes` are the places of its text encoders in the original code's
     layout; none: only diffusers' layout is known here.
 

@@ -207,7 +207,7 @@ class Model:
         return choose(blank, nothing, text)
 
     def predict(self, noisy: Tensor, times: Tensor, text: Text) -> Tensor:
-        """The network's eps or v, float32 (B, C, h, w), at noisy latents of that shape, times (B,) or one, B prompts."""
+        """The network's eps or v, float32 (B, C, h, w), at noisy latents of that shape, times (B,) or one, B texts."""
         height, width, _ = self.picture_shape
         return TOLD[FAMILIES[self.family].told].call(self.unet, noisy, times, text, (height, width)).float()
 

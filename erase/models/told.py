@@ -19,7 +19,7 @@ class Told:
     """`states(outs, config, lengths)` makes states and summary of the encoders' outputs; `call` runs the network.
 
     `config` is the network's; `lengths` are how many tokens the tokenizers give where that is not their own number.
-    `call(network, noisy, times, text, shape)` returns its prediction; `shape` is the picture's height and width in pixels.
+    `call(network, noisy, times, text, shape)` returns its prediction; `shape` is height and width in pixels.
     """
 
     states: Callable[[list[Any], Any, dict[str, int]], States]

@@ -128,7 +128,7 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.prefixes])
 def test_models_of_every_layout_come_back_to_the_bit(family: str, tmp_path: Path) -> None:
     model = build_tiny(family)
     save(plan_export("single-file", tmp_path / "x.safetensors"), Erased(model, {}, {}, "cat", {}), lambda *_: None)
