@@ -32,9 +32,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / request.param
 
 
-def draw(folder: Path, family: str, shot: Shot, noise: torch.Tensor) -> np.ndarray:
-    """What plain diffusers makes of a folder."""
-    pipe: Any = getattr(diffusers, FAMILIES[family].pipeline).from_pretrained(folder)
+def draw(folder: Path, family: str, shot: Shot, noise: torch.Tensor, **parts: Any) -> np.ndarray:
+    """What plain diffusers makes of a folder, with parts that it does not look up there."""
+    pipe: Any = getattr(diffusers, FAMILIES[family].pipeline).from_pretrained(folder, **parts)
     pipe.set_progress_bar_config(disable=True)
     drawn = pipe(
         shot.prompt, latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="np", height=16, width=16

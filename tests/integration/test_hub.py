@@ -249,6 +249,19 @@ def test_only_what_is_needed_is_fetched_and_only_once(server: Server, cache: Pat
     assert server.asked == []
 
 
+def test_a_transformer_is_fetched_and_a_t5_that_is_not_named_is_not(server: Server) -> None:
+    shutil.rmtree(server.folder)
+    tiny = build_tiny("sd3")
+    tiny.pipeline().save_pretrained(server.folder)
+    index = server.folder / "model_index.json"
+    gone = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    index.write_text(json.dumps({**json.loads(index.read_text()), **gone}))
+    tiny.text_encoder_3 = tiny.tokenizer_3 = None
+    assert model_hash(load_model(REPO)) == model_hash(tiny)
+    assert "transformer/diffusion_pytorch_model.safetensors" in server.given
+    assert not any("_3/" in name for name in server.given)
+
+
 def test_one_variant_is_fetched_and_becomes_float32(server: Server) -> None:
     model = load_model(REPO, variant="fp16")
     weights = {name for name in server.given if name.endswith(".safetensors")}
