@@ -7,7 +7,6 @@ tests/integration/test_single_file.py
 from __future__ import annotations
 
 import pickle
-import random
 from pathlib import Path
 from typing import Any
 
@@ -115,24 +114,26 @@ def test_a_model_with_words_of_its_own_is_sent_to_its_folder(tmp_path: Path) -> 
         load_model(str(tmp_path / "x.safetensors"))
 
 
-def test_files_of_other_kinds_and_mutated_ones_are_one_line(tmp_path: Path) -> None:
+def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("cat")
     with pytest.raises(InputError, match="no checkpoint by its name"):
         load_model(str(tmp_path / "notes.txt"))
-    good, path, rng = tmp_path / "good.safetensors", tmp_path / "bad.safetensors", random.Random(0)
-    save_file({k: v for k, v in to_ldm(build_tiny("sd1", usual=True)).items() if v.numel() < 10_000}, good)
-    held, said = good.read_bytes(), set()
-    header = int.from_bytes(held[:8], "little")
-    for _ in range(200):
-        bad = bytearray(held)
-        for _ in range(rng.randint(1, 4)):
-            bad[rng.randrange(8 + header)] = rng.randrange(256)
-        path.write_bytes(bad[: rng.randrange(len(bad))] if rng.random() < 0.2 else bad)
-        with pytest.raises(InputError) as caught:
-            load_model(str(path))
-        said.add(str(caught.value).split("(")[0][-60:])
-        assert len(str(caught.value).splitlines()) == 1
-    assert len(said) > 1
+
+
+def test_a_tensor_that_claims_more_than_the_pickle_holds_is_refused(tmp_path: Path) -> None:
+    held = to_ldm(build_tiny("sd1", usual=True))
+    name = "model.diffusion_model.out.0.bias"
+    torch.save({"state_dict": held | {name: torch.zeros(1).expand(10**9)}}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=f"tensor '{name}' of shape .1000000000,. is no plain array"):
+        load_model(str(tmp_path / "x.ckpt"))
+
+
+def test_integers_are_no_weights(tmp_path: Path) -> None:
+    held = to_ldm(build_tiny("sd1", usual=True))
+    name = "model.diffusion_model.out.0.bias"
+    save_file(held | {name: torch.zeros(64, dtype=torch.int8)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="its unet tensor conv_norm_out.bias is of torch.int8; only floating-point"):
+        load_model(str(tmp_path / "x.safetensors"))
 
 
 def test_the_words_are_clips() -> None:
