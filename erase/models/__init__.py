@@ -3,7 +3,8 @@
 from erase.models.adapter import Adapter, LoraPlan, layers, merge
 from erase.models.families import FAMILIES
 from erase.models.hub import hub_id
-from erase.models.loading import WORLD, Model, load_model, model_hash, quiet_libraries
+from erase.models.loading import load_model, quiet_libraries
+from erase.models.model import WORLD, Model, model_hash
 from erase.models.parameters import ENCODER, Outcome, Trained, put_tensors, select
 from erase.models.text import Text, choose, join, moved
 

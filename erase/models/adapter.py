@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from erase.errors import InputError
-from erase.models.loading import Model
+from erase.models.model import Model
 from erase.models.parameters import ENCODER, Outcome, Parameters, Tensors, Trained, named, select
 
 NAME = "erase"

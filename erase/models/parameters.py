@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from erase.errors import InputError
 from erase.models.families import FAMILIES
-from erase.models.loading import Model
+from erase.models.model import Model
 
 ENCODER = "text_encoder"
 
