@@ -1,6 +1,6 @@
 """Load a text-to-image model, and choose which of its tensors a run trains."""
 
-from erase.models.adapter import Adapter, LoraPlan, layers, merge
+from erase.models.adapter import DOWN, Adapter, LoraPlan, layers, merge
 from erase.models.families import FAMILIES
 from erase.models.hub import hub_id
 from erase.models.loading import load_model, quiet_libraries
@@ -9,6 +9,7 @@ from erase.models.parameters import ENCODER, Outcome, Trained, put_tensors, sele
 from erase.models.text import Text, choose, join, moved
 
 __all__ = [
+    "DOWN",
     "ENCODER",
     "FAMILIES",
     "WORLD",

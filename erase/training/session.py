@@ -18,7 +18,7 @@ from erase.methods import METHODS, Batch, Method, Nets, Options
 from erase.methods.masks import fisher_mask, gradient_mask
 from erase.methods.parts import Shown, present
 from erase.methods.spm import unlike
-from erase.models import ENCODER, Adapter, LoraPlan, Model, Outcome, Text, Trained, select
+from erase.models import DOWN, ENCODER, Adapter, LoraPlan, Model, Outcome, Text, Trained, select
 from erase.optim import SharedOptim, Turns
 from erase.optim.turn import Role
 from erase.runtime import stable_seed
@@ -195,13 +195,17 @@ class Session:
     def _mask(self, should_stop: ShouldStop) -> dict[str, Tensor] | None:
         if self.method.mask is None:
             return None
-        parameters, pool = self.trained.parameters, self._concept_pictures(should_stop)
+        every, pool = self.trained.parameters, self._concept_pictures(should_stop)
+        # While a LoRA's B is zero no loss reaches its A, which moves nothing without B either.
+        parameters = {name: p for name, p in every.items() if not name.endswith(DOWN)}
         if self.method.mask == "gradient":
             losses = [self._mask_loss(pool, "forget", i, self.batch) for i in range(MASK_BATCHES)]
-            return gradient_mask(parameters, losses, self.options.mask_share)
-        forget = [self._mask_loss(pool, "forget", i, 1) for i in range(MASK_PICTURES)]
-        retain = [self._mask_loss(self.pools["retain"], "retain", i, 1) for i in range(MASK_PICTURES)]
-        return fisher_mask(parameters, forget, retain, self.options.ratio)
+            mask = gradient_mask(parameters, losses, self.options.mask_share)
+        else:
+            forget = [self._mask_loss(pool, "forget", i, 1) for i in range(MASK_PICTURES)]
+            retain = [self._mask_loss(self.pools["retain"], "retain", i, 1) for i in range(MASK_PICTURES)]
+            mask = fisher_mask(parameters, forget, retain, self.options.ratio)
+        return {name: mask.get(name, torch.ones_like(p, dtype=torch.bool)) for name, p in every.items()}
 
     def _concept_pictures(self, should_stop: ShouldStop) -> Pool:
         """The concept's own pictures, as many as the mask needs: the forget pool, where that has no others."""

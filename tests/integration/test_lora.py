@@ -110,6 +110,15 @@ def test_factors_that_do_not_fit_are_refused() -> None:
             merge(before, {**factors, **wrong}, LORA)
 
 
+@pytest.mark.parametrize("method", ["salun", "sfron"])
+def test_a_mask_chooses_among_a_loras_up_factors(method: str) -> None:
+    mask = make(build_tiny(), method, lora=LORA).mask
+    assert mask is not None
+    ups = torch.cat([value.flatten() for name, value in mask.items() if "lora_B" in name])
+    assert all(value.all() for name, value in mask.items() if "lora_A" in name)
+    assert 0 < int(ups.sum()) < len(ups) and (method == "sfron" or int(ups.sum()) == round(0.5 * len(ups)))
+
+
 def test_biases_have_no_place_in_a_lora() -> None:
     with pytest.raises(InputError, match="picks no layer that a LoRA can lie on"):
         make(build_tiny(), "esd", r"\.bias$", lora=LORA)
