@@ -404,7 +404,8 @@ def complete(given: dict[str, Any], first: str | None = None) -> dict[str, Any]:
             given[section] = as_section(given[section])
     if isinstance(given.get("concept"), list):
         entries = [as_section(entry) for entry in given["concept"]]
-        given["concept"] = entries[0] if len(entries) == 1 else entries  # one in a list is the same run as one alone
+        alone = len(entries) == 1 and not isinstance(entries[0], list)  # a list in a list is no concept
+        given["concept"] = entries[0] if alone else entries  # one in a list is the same run as one alone
     method = given.setdefault("method", {"name": "esd"})
     if isinstance(method, dict):  # null is the same as not given, also after the run's own file was read again
         given["method"] = method = {k: v for k, v in method.items() if v is not None or k not in OPTIONS}

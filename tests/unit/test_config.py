@@ -166,6 +166,7 @@ def test_every_problem_is_reported_at_once_with_value_and_remedy(write):
         ("concept: {name: dog, keep: []}", "concept.keep: nothing to keep"),
         ("concept: {name: dog, keep: {a: 1}}", "concept.keep: must be a valid list, got {'a': 1}"),
         ("concept: {name: '  '}", "concept.name: must have at least 1 character"),
+        ("concept: [[dog]]", "must be a name, or settings of its own"),
         ("concept: no", "concept: must be a name, or settings of its own (name, kind, anchor, keep), got False"),
         ("concept: dog\ntrain: 5", "train: must be settings of its own (rounds, batch, "),
         ("concept: dog\ndevice: gpu", "device: 'gpu' is not auto, cpu, cuda, cuda:N or mps"),
