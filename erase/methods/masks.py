@@ -7,7 +7,7 @@ A method says which role's steps its mask binds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,30 @@ def gradient_mask(
     for loss in losses:
         for name, gradient in zip(parameters, gradients(parameters, loss()), strict=True):
             total[name] += gradient
-    flat = torch.cat([value.abs().flatten() for value in total.values()])
-    keep = max(1, round(share * flat.numel()))
-    chosen = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
-    chosen[flat.argsort(descending=True, stable=True)[:keep]] = True
-    return _split(parameters, chosen)
+    sizes = [value.abs_() for value in total.values()]
+    keep = max(1, round(share * sum(size.numel() for size in sizes)))
+    least = kth_largest(sizes, keep)
+    spare = keep - sum(int((size > least).sum()) for size in sizes)  # as many of those that equal it
+    mask = {}
+    for name, size in total.items():
+        level = (size == least).flatten()
+        level &= level.cumsum(0) <= spare
+        spare -= int(level.sum())
+        mask[name] = (size > least) | level.view_as(size)
+    return mask
+
+
+def kth_largest(values: Sequence[Tensor], k: int) -> float:
+    """The k-th largest of all values, float32 and not negative, by bisection: no sorting, and no memory for it.
+
+    Such floats are ordered as their bits are, read as whole numbers: 31 countings find all of these.
+    """
+    low, high = 0, torch.tensor(torch.inf).view(torch.int32).item()
+    while low < high:
+        middle = (low + high + 1) // 2
+        enough = sum(int((value.view(torch.int32) >= middle).sum()) for value in values) >= k
+        low, high = (middle, high) if enough else (low, middle - 1)
+    return torch.tensor(low, dtype=torch.int32).view(torch.float32).item()
 
 
 def fisher_mask(
@@ -46,15 +65,19 @@ def fisher_mask(
     F = mean over losses of the squared gradient; give one loss a picture (not a batch), or it is no Fisher. Both get a
     floor of 1e-15, as in the authors' code, so a weight that neither loss reaches is in at ratio 1 and out above it.
     """
-    parts = []
-    for losses in (forget, retain):
-        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        for loss in losses:
-            for name, gradient in zip(parameters, gradients(parameters, loss()), strict=True):
-                total[name] += gradient.square() / len(losses)
-        parts.append(torch.cat([value.flatten() for value in total.values()]))
-    chosen = parts[0] + 1e-15 >= ratio * (parts[1] + 1e-15)
-    return _split(parameters, chosen)
+    forgets, retains = (_fisher(parameters, losses) for losses in (forget, retain))
+    mask = {name: forgets[name] + 1e-15 >= ratio * (retains[name] + 1e-15) for name in parameters}
+    if not any(bool(value.any()) for value in mask.values()):
+        raise EraseError("the saliency mask leaves no weight to move; lower method.ratio")
+    return mask
+
+
+def _fisher(parameters: dict[str, nn.Parameter], losses: list[Callable[[], Tensor]]) -> dict[str, Tensor]:
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for loss in losses:
+        for name, gradient in zip(parameters, gradients(parameters, loss()), strict=True):
+            total[name] += gradient.square() / len(losses)
+    return total
 
 
 def gradients(parameters: Mapping[str, Tensor], loss: Tensor) -> tuple[Tensor, ...]:
@@ -66,10 +89,3 @@ def gradients(parameters: Mapping[str, Tensor], loss: Tensor) -> tuple[Tensor, .
     return tuple(
         torch.zeros_like(p) if g is None else g / SCALE for p, g in zip(parameters.values(), found, strict=True)
     )
-
-
-def _split(parameters: dict[str, nn.Parameter], chosen: Tensor) -> dict[str, Tensor]:
-    if not chosen.any():
-        raise EraseError("the saliency mask leaves no weight to move; lower method.ratio or raise method.mask_share")
-    parts = chosen.split([p.numel() for p in parameters.values()])
-    return {name: part.view_as(p) for (name, p), part in zip(parameters.items(), parts, strict=True)}
