@@ -27,18 +27,22 @@ def write_single_file(erased: Erased, path: Path, dtype: torch.dtype | None) -> 
         write_tensors(path, to_ldm(erased.model), dtype, about)
         return []
     tensors, before = read_file(erased.model.file)
-    write_tensors(path, _patched(tensors, erased), dtype, {**before, **about})
+    write_tensors(path, _patched(tensors, erased, dtype), dtype, {**before, **about})
     return []
 
 
-def _patched(tensors: dict[str, Tensor], erased: Erased) -> dict[str, Tensor]:
-    """The base's tensors with the trained ones in their place, and in that of their running averages."""
+def _patched(tensors: dict[str, Tensor], erased: Erased, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The base's tensors with the trained ones in their place, and in that of their running averages.
+
+    These are at `dtype`, None: at the precision of those that they take the place of.
+    """
     for place, value in _in_place(erased).items():
         # Some trainers keep a running average beside the weights; it would hold what was erased.
         for held in (place, f"model_ema.{place.removeprefix('model.').replace('.', '')}"):
             if held in tensors:
-                tensors[held] = value.reshape(tensors[held].shape).to(tensors[held].dtype)
-                check_range({held: tensors[held]})
+                tensors[held] = value.reshape(tensors[held].shape).to(dtype or tensors[held].dtype)
+                if dtype is None:  # else all are checked when they are written
+                    check_range({held: tensors[held]})
         if place not in tensors:
             raise InputError(f"the base's file has no {place} any more; it is not the file that the run began from")
     return tensors

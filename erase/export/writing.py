@@ -62,18 +62,27 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | N
     ready = {name: _cast(value.detach().cpu(), dtype).contiguous() for name, value in tensors.items()}
     if dtype is not None:
         check_range(ready)
+    seen: set[int] = set()
+    for name, value in ready.items():
+        place = value.untyped_storage().data_ptr()
+        if place in seen:  # as in a pickle with tied weights; safetensors has each tensor by itself
+            ready[name] = value.clone()
+        seen.add(place)
     # "format" is what transformers and older loaders look for.
     save_file(ready, path, metadata={"format": "pt", **about})
 
 
 def _cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    # A base's file may hold counts and places as well.
-    return value if dtype is None or not value.is_floating_point() else value.to(dtype)
+    # A base's file may hold counts and places as well; a LoRA's alpha and a file's marks are no weights.
+    kept = dtype is None or not value.is_floating_point() or value.shape in ((), (0,))
+    return value if kept else value.to(dtype)
 
 
 def check_range(tensors: dict[str, Tensor]) -> None:
     """Refuse tensors in which a value became infinite at a new precision; in the run's model all are finite."""
     for name, value in tensors.items():
-        if not torch.isfinite(value).all():
-            short = next(short for short, found in DTYPES.items() if found == value.dtype)
+        if not torch.isfinite(value.float()).all():  # 8-bit numbers have no isfinite of their own
+            short = next(
+                (s for s, found in DTYPES.items() if found == value.dtype), str(value.dtype).removeprefix("torch.")
+            )
             raise InputError(f"tensor {name} has values that {short} cannot hold; use bf16 or fp32")

@@ -227,3 +227,7 @@ def test_a_base_of_one_file_is_patched_and_the_rest_stays_to_the_byte(made: tupl
     workflow.export(run, "single-file", tmp_path / "half.safetensors", "bf16")
     halved = load_file(tmp_path / "half.safetensors")
     assert (halved[key].dtype, halved["position_ids"].dtype) == (torch.bfloat16, torch.int64)
+    workflow.export(run, "single-file", tmp_path / "whole.safetensors", "fp32")
+    whole = load_file(tmp_path / "whole.safetensors")
+    exact = trained["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
+    assert torch.equal(whole[key], exact) and not torch.equal(exact.half().float(), exact)

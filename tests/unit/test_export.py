@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from erase.arguments import DTYPES, EXPORTS
 from erase.errors import InputError
 from erase.export import FORMATS, plan_export
 from erase.export.lora import factorise
 from erase.export.writing import DTYPES as KNOWN
-from erase.export.writing import staged, write_tensors
+from erase.export.writing import check_range, staged, write_tensors
 
 
 def of_rank(rank: int, *shape: int, seed: int) -> torch.Tensor:
@@ -145,3 +146,28 @@ def test_a_file_has_the_precision_asked_for_and_refuses_what_that_cannot_hold(tm
     with pytest.raises(InputError, match="tensor x has values that fp16 cannot hold; use bf16 or fp32"):
         write_tensors(path, large, torch.float16, {})
     write_tensors(path, large, torch.bfloat16, {})
+
+
+def test_eight_bits_are_checked_and_named(tmp_path: Path):
+    kind = torch.float8_e4m3fn
+    write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2).to(kind)}, torch.float32, {})
+    assert load_file(tmp_path / "a.safetensors")["x"].dtype == torch.float32
+    check_range({"x": torch.ones(2).to(kind)})
+    with pytest.raises(InputError, match="tensor x has values that float8_e4m3fn cannot hold"):
+        check_range({"x": torch.tensor([1.0, torch.nan]).to(kind)})
+
+
+def test_tensors_that_share_their_memory_are_written_one_by_one(tmp_path: Path):
+    one = torch.arange(6.0)
+    write_tensors(tmp_path / "a.safetensors", {"a": one, "b": one, "c": one.view(2, 3), "d": one[2:4]}, None, {})
+    found = load_file(tmp_path / "a.safetensors")
+    assert torch.equal(found["b"], one) and torch.equal(found["c"], one.view(2, 3))
+    assert torch.equal(found["d"], one[2:4])
+
+
+def test_a_loras_alpha_keeps_its_precision(tmp_path: Path):
+    tensors = {"x.alpha": torch.tensor(257.0), "x.lora_up.weight": torch.ones(2, 2)}
+    write_tensors(tmp_path / "a.safetensors", tensors, torch.bfloat16, {})
+    found = load_file(tmp_path / "a.safetensors")
+    assert found["x.alpha"].dtype == torch.float32 and float(found["x.alpha"]) == 257
+    assert found["x.lora_up.weight"].dtype == torch.bfloat16
