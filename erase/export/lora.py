@@ -21,7 +21,7 @@ UP, DOWN = ".lora_B.weight", ".lora_A.weight"
 class LowRank:
     """A change as LoRA factors that count `alpha` / `rank` times. `tensors` has them under PEFT's names.
 
-    `kept` is ||dW_r||^2 / ||dW||^2 over all trained tensors, in [0, 1]; `left_out` names those that a LoRA has no
+    A layer smaller than `rank` has factors of its own, smaller rank, which count as many times as the others. `kept` is ||dW_r||^2 / ||dW||^2 over all trained tensors, in [0, 1]; `left_out` names those that a LoRA has no
     place for: biases, norms.
     """
 
@@ -51,8 +51,10 @@ def write_lora(erased: Erased, path: Path, dtype: torch.dtype | None, *, rank: i
         # A1111 sorts LoRAs by the first of these, and hides those of the other version.
         about |= {"ss_v2": str(erased.model.family == "sd2"), "ss_network_module": "networks.lora"}
         about |= {"ss_network_dim": str(found.rank), "ss_network_alpha": f"{found.alpha:g}"}
-    write_tensors(path, _kohya(found, erased.model) if kohya else _peft(found), dtype, about)
-    return _lacks(found)
+    tensors = _kohya(found, erased.model) if kohya else _peft(found)
+    write_tensors(path, tensors, dtype, about)
+    whole = rank is None and not erased.factors
+    return _lacks(found) + (_larger(found, tensors, erased.after, dtype) if whole else [])
 
 
 def trained_factors(factors: dict[str, Tensor], alpha: float, network: str) -> LowRank:
@@ -73,9 +75,16 @@ def _peft_name(name: str, network: str) -> str:
 
 
 def _peft(found: LowRank) -> dict[str, Tensor]:
-    """PEFT's form has no place for alpha: the factors count once."""
+    """PEFT's form has no place for alpha, so that the factors count once, and one rank: zeros fill smaller ones up."""
     scale = found.alpha / found.rank
-    return {name: value * scale if name.endswith(UP) else value for name, value in found.tensors.items()}
+    tensors = {}
+    for name, value in found.tensors.items():
+        side = 1 if name.endswith(UP) else 0
+        shape = list(value.shape)
+        shape[side] = found.rank - shape[side]
+        whole = torch.cat([value, value.new_zeros(shape)], side)
+        tensors[name] = whole * scale if name.endswith(UP) else whole
+    return tensors
 
 
 def _kohya(found: LowRank, model: Model) -> dict[str, Tensor]:
@@ -93,7 +102,12 @@ def _kohya(found: LowRank, model: Model) -> dict[str, Tensor]:
         layer = rest.removesuffix(UP).removesuffix(DOWN)
         layer = original.get(f"{layer}.weight", layer).removesuffix(".weight").replace(".", "_")
         layer = f"{encoders.get(part, 'lora_unet')}_{layer}"
-        tensors[f"{layer}.lora_{'up' if rest.endswith(UP) else 'down'}.weight"] = value
+        if rest.endswith(UP):
+            # Factors count alpha / their own rank times. One alpha for all: diffusers loses those that differ.
+            own = value.shape[1] / found.rank
+            tensors[f"{layer}.lora_up.weight"] = value if own == 1 else value * own
+        else:
+            tensors[f"{layer}.lora_down.weight"] = value
         tensors[f"{layer}.alpha"] = torch.tensor(float(found.alpha))
     return tensors
 
@@ -108,6 +122,20 @@ def _lacks(found: LowRank) -> list[str]:
         first = ", ".join(found.left_out[:2])
         notes.append(f"it has no place for {len(found.left_out)} of the trained tensors (biases, norms), first {first}")
     return notes
+
+
+def _larger(
+    found: LowRank, tensors: dict[str, Tensor], after: dict[str, Tensor], dtype: torch.dtype | None
+) -> list[str]:
+    """Say so when the LoRA has more numbers than the weights that it changes."""
+    size = sum(value.numel() for value in tensors.values())
+    if found.rank <= RANK or size <= sum(value.numel() for value in after.values()):
+        return []
+    megabytes = size * (dtype or torch.float32).itemsize / 1e6
+    return [
+        f"the LoRA has rank {found.rank}, which holds the whole edit, and {megabytes:,.1f} MB, more than the weights "
+        f"that it changes; --rank {RANK} makes a smaller one that holds less"
+    ]
 
 
 def whole_rank(before: dict[str, Tensor], after: dict[str, Tensor]) -> int:
@@ -143,7 +171,6 @@ def factorise(before: dict[str, Tensor], after: dict[str, Tensor], rank: int, ne
     Raises `InputError` if there is none among the trained tensors.
     """
     carried = _carried(after)
-    # One rank for all: a layer smaller than that is filled with zeros, since PEFT's form has no place for scales.
     rank = min(rank, max(min(after[name].flatten(1).shape) for name in carried))
     total = sum(float((after[name] - before[name]).double().square().sum()) for name in after)
     tensors, kept = {}, 0.0
@@ -152,14 +179,14 @@ def factorise(before: dict[str, Tensor], after: dict[str, Tensor], rank: int, ne
         up, down = _cut(change.flatten(1).double(), rank)
         kept += float((up @ down).square().sum())
         if change.ndim == 4:
-            up, down = up[:, :, None, None], down.reshape(rank, *change.shape[1:])
+            up, down = up[:, :, None, None], down.reshape(-1, *change.shape[1:])
         layer = _peft_name(name.removesuffix(".weight"), network)
         tensors |= {f"{layer}{DOWN}": down.float(), f"{layer}{UP}": up.float()}
     return LowRank(tensors, rank, rank, min(1.0, kept / total) if total else 1.0, sorted(after.keys() - set(carried)))
 
 
 def _cut(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """(O, I) to up (O, r) and down (r, I) of equal size; up @ down is the nearest matrix of that rank.
+    """(O, I) to up (O, r) and down (r, I) of equal size; up @ down is the nearest matrix of that rank, or all of it.
 
     By the singular vectors of the shorter side alone, which is many times faster than all of them.
     """
@@ -170,6 +197,4 @@ def _cut(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     part = vectors.T @ change
     # Halved between both, so that a small change does not vanish in fp16.
     half = part.norm(dim=1).sqrt()
-    up, down = vectors * half, part / half.clamp(min=1e-30)[:, None]
-    lacking = rank - len(half)
-    return torch.nn.functional.pad(up, (0, lacking)), torch.nn.functional.pad(down, (0, 0, 0, lacking))
+    return vectors * half, part / half.clamp(min=1e-30)[:, None]

@@ -228,6 +228,10 @@ def test_a_lora_of_full_rank_is_the_run(format: str, run: Path, erased: Model, t
         assert entries["ss_v2"] == "False"
         layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
         assert {f"{layer}.{kind}" for kind in ("lora_down.weight", "lora_up.weight", "alpha")} <= names
+        held = load_file(path)
+        ranks = {len(value) for name, value in held.items() if "lora_down" in name}
+        assert len(ranks) > 1 and max(ranks) == 128  # a small layer has a rank of its own
+        assert {float(value) for name, value in held.items() if "alpha" in name} == {128}  # else diffusers loses some
     else:
         assert "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight" in names
     base = load_model("world")

@@ -19,7 +19,7 @@ from transformers import CLIPTextModel
 from erase import runs, workflow
 from erase.config import load_config
 from erase.errors import InputError
-from erase.events import Event
+from erase.events import Event, Warned
 from erase.export import Erased, plan_export, save
 from erase.methods import METHODS, Options
 from erase.methods.advunlearn import attack
@@ -284,7 +284,13 @@ def test_a_closed_form_is_exported_whole(tmp_path: Path) -> None:
     folder = tiny_run(tmp_path, "sd1", method="uce")
     seen: list[Event] = []
     path = workflow.export(folder, "lora-peft", tmp_path / "cat.safetensors", on_event=seen.append)
-    assert seen == []  # nothing is lacking
+    said = [event.text for event in seen if isinstance(event, Warned)]
+    assert len(said) == 1 and "holds the whole edit" in said[0] and "--rank 16 makes a smaller one" in said[0]
+    size = path.stat().st_size / 1e6
+    assert abs(float(said[0].split(" MB")[0].split()[-1]) - size) < 0.1
+    assert said[0] in (tmp_path / "cat.md").read_text()
+    workflow.export(folder, "lora-peft", tmp_path / "small.safetensors", rank=16, on_event=seen.append)
+    assert not any("--rank 16" in event.text for event in seen[1:] if isinstance(event, Warned))
     held = load_file(path)
     before, after = (
         values(load_model(str(tmp_path / "tiny"))),
