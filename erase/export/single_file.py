@@ -10,8 +10,8 @@ from torch import Tensor
 from erase.errors import InputError
 from erase.export.about import Erased, metadata
 from erase.export.writing import check_range, write_tensors
-from erase.models import put_tensors
-from erase.models.single_file import read_file
+from erase.models import Model, put_tensors
+from erase.models.single_file import V_MARK, ZERO_SNR, current_name, read_file
 
 
 def write_single_file(erased: Erased, path: Path, dtype: torch.dtype | None) -> list[str]:
@@ -24,11 +24,19 @@ def write_single_file(erased: Erased, path: Path, dtype: torch.dtype | None) -> 
 
     about = metadata(erased, "sgm")
     if erased.model.file is None:
-        write_tensors(path, to_ldm(erased.model), dtype, about)
+        write_tensors(path, {**to_ldm(erased.model), **_marks(erased.model)}, dtype, about)
         return []
     tensors, before = read_file(erased.model.file)
     write_tensors(path, _patched(tensors, erased, dtype), dtype, {**before, **about})
     return []
+
+
+def _marks(model: Model) -> dict[str, Tensor]:
+    """What stands in XL's files for a scheduler that user interfaces would not expect."""
+    if model.family != "sdxl" or model.predicts != "v_prediction":
+        return {}
+    names = [V_MARK, ZERO_SNR] if model.scheduler.config.get("rescale_betas_zero_snr") else [V_MARK]
+    return {name: torch.zeros(0) for name in names}
 
 
 def _patched(tensors: dict[str, Tensor], erased: Erased, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -36,7 +44,9 @@ def _patched(tensors: dict[str, Tensor], erased: Erased, dtype: torch.dtype | No
 
     These are at `dtype`, None: at the precision of those that they take the place of.
     """
-    for place, value in _in_place(erased).items():
+    names = {current_name(name): name for name in tensors}
+    for current, value in _in_place(erased).items():
+        place = names.get(current, current)
         # Some trainers keep a running average beside the weights; it would hold what was erased.
         for held in (place, f"model_ema.{place.removeprefix('model.').replace('.', '')}"):
             if held in tensors:

@@ -13,8 +13,10 @@ from typing import Any
 from erase.errors import InputError
 from erase.models.families import FAMILIES
 from erase.models.single_file import (
+    ZERO_SNR,
     Tensors,
     converted,
+    current_name,
     detect_file,
     predicts,
     read_file,
@@ -35,6 +37,7 @@ def parts_of_file(path: Path) -> tuple[str, str, dict[str, Any]]:
     from diffusers.loaders import single_file_utils as loader
 
     tensors, about = read_file(path)
+    tensors = {current_name(name): value for name, value in tensors.items()}
     name, reason = detect_file(tensors)
     parts: dict[str, Any] = {}
     for tokenizer, part, prefix in zip(
@@ -66,6 +69,7 @@ def parts_of_file(path: Path) -> tuple[str, str, dict[str, Any]]:
         set_alpha_to_one=False,
         steps_offset=1,
         prediction_type=prediction,
+        rescale_betas_zero_snr=prediction == "v_prediction" and ZERO_SNR in tensors,
     )
     if FAMILIES[name].zero_blank:
         parts["blank_is_zero"] = True

@@ -38,6 +38,8 @@ OTHERS = {
     "decoder.": "a VAE alone",
     "model.diffusion_model.": "a UNet without its text encoder",
 }
+# Empty tensors by which trainers and user interfaces of XL tell what is predicted, and that the last step is pure noise.
+V_MARK, ZERO_SNR = "v_pred", "ztsnr"
 LEGACY_EPSILON = 875000  # the step count in Stable Diffusion 2's base files, which predict the noise
 
 
@@ -77,6 +79,14 @@ def _check_whole(path: Path, name: str, value: Tensor) -> None:
     """Refuse a tensor that claims more numbers than the file holds, which would fill the memory once it is copied."""
     if value.layout != torch.strided or value.is_quantized or value.nbytes > value.untyped_storage().nbytes():
         raise InputError(f"{path}: tensor {name!r} of shape {tuple(value.shape)} is no plain array; fetch it again")
+
+
+def current_name(name: str) -> str:
+    """A tensor's name in today's files; early ones of Stable Diffusion 1 leave out CLIP's `text_model.`."""
+    prefix = FAMILIES["sd1"].prefixes[0]
+    rest = name.removeprefix(prefix)
+    old = rest != name and rest.startswith(("embeddings.", "encoder.", "final_layer_norm."))
+    return f"{prefix}text_model.{rest}" if old else name
 
 
 def detect_file(tensors: Tensors) -> tuple[str, str]:
@@ -188,7 +198,7 @@ def predicts(tensors: Tensors, about: dict[str, str], family: str) -> str:
     said = about.get("modelspec.prediction_type", "")
     if said in ("epsilon", "v"):
         return "v_prediction" if said == "v" else "epsilon"
-    if "v_pred" in tensors:
+    if V_MARK in tensors:
         return "v_prediction"
     return "epsilon" if about.get("global_step") == str(LEGACY_EPSILON) else FAMILIES[family].predicts
 

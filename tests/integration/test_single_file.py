@@ -14,15 +14,18 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from erase import runs, workflow
 from erase.config import load_config
 from erase.errors import InputError
+from erase.export import Erased, plan_export, save
 from erase.export.ldm import to_ldm
-from erase.models import FAMILIES, Model, load_model, model_hash
+from erase.models import FAMILIES, Model, load_model, model_hash, put_tensors
 from erase.models.file_parts import clip_tokenizer
+from erase.models.parameters import named
 from erase.models.single_file import Reader, predicts, side_of, unet_config
 from erase.prepare import load_run, stored_config
 from erase.sampling import Shot, sample
@@ -50,6 +53,23 @@ def test_a_file_is_the_model_that_it_was_made_of(made: tuple[Model, Path]) -> No
     assert model_hash(found) == model_hash(model)
     for old, new in zip(sample(model, SHOTS, steps=3), sample(found, SHOTS, steps=3), strict=True):
         assert np.array_equal(old, new)
+
+
+@pytest.mark.parametrize("rescales", [True, False])
+def test_a_scheduler_that_xl_files_mark_comes_back(rescales: bool, tmp_path: Path) -> None:
+    model = build_tiny("sdxl", usual=True)
+    config = {name: value for name, value in model.scheduler.config.items() if not name.startswith("_")}
+    config |= {"prediction_type": "v_prediction", "rescale_betas_zero_snr": rescales}
+    model.scheduler = DDIMScheduler(**config)
+    plan = plan_export("single-file", tmp_path / "x.safetensors", "fp16")
+    save(plan, Erased(model, {}, {}, "cat", {}), lambda *_: None)
+    held = load_file(tmp_path / "x.safetensors")
+    assert held["v_pred"].shape == (0,) and held["v_pred"].dtype == torch.float32 and ("ztsnr" in held) == rescales
+    save_file(held, tmp_path / "bare.safetensors")  # without the metadata
+    found = load_model(str(tmp_path / "bare.safetensors")).scheduler
+    assert found.config.prediction_type == "v_prediction"
+    assert torch.equal(found.alphas_cumprod, model.scheduler.alphas_cumprod)
+    assert (float(found.alphas_cumprod[-1]) == 0) == rescales
 
 
 def test_a_pickle_of_weights_is_read_and_one_with_code_is_not_run(made: tuple[Model, Path], tmp_path: Path) -> None:
@@ -231,3 +251,22 @@ def test_a_base_of_one_file_is_patched_and_the_rest_stays_to_the_byte(made: tupl
     whole = load_file(tmp_path / "whole.safetensors")
     exact = trained["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"]
     assert torch.equal(whole[key], exact) and not torch.equal(exact.half().float(), exact)
+
+
+def test_an_early_file_without_text_model_is_read_and_patched_under_its_own_names(tmp_path: Path) -> None:
+    model = build_tiny("sd1", usual=True)
+    held = {name.replace("transformer.text_model.", "transformer."): value for name, value in to_ldm(model).items()}
+    assert "cond_stage_model.transformer.embeddings.token_embedding.weight" in held
+    save_file(held, tmp_path / "base.safetensors", metadata=ABOUT)
+    found = load_model(str(tmp_path / "base.safetensors"))
+    assert found.family == "sd1" and model_hash(found) == model_hash(model)
+    name = next(name for name, value in named(found).items() if "fc1.weight" in name)
+    old = named(found)[name].detach().clone()
+    found.file = tmp_path / "base.safetensors"
+    put_tensors(found, {name: old + 1})
+    plan = plan_export("single-file", tmp_path / "out.safetensors")
+    save(plan, Erased(found, {name: old}, {name: old + 1}, "cat", {}), lambda *_: None)
+    out = load_file(tmp_path / "out.safetensors")
+    assert out.keys() == held.keys()
+    moved = [name for name in held if not torch.equal(out[name], held[name])]
+    assert moved == ["cond_stage_model.transformer.encoder.layers.0.mlp.fc1.weight"]
