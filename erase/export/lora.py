@@ -21,8 +21,9 @@ UP, DOWN = ".lora_B.weight", ".lora_A.weight"
 class LowRank:
     """A change as LoRA factors that count `alpha` / `rank` times. `tensors` has them under PEFT's names.
 
-    A layer smaller than `rank` has factors of its own, smaller rank, which count as many times as the others. `kept` is ||dW_r||^2 / ||dW||^2 over all trained tensors, in [0, 1]; `left_out` names those that a LoRA has no
-    place for: biases, norms.
+    A layer smaller than `rank` has factors of its own, smaller rank, which count as many times as the others. `kept` is
+    ||dW_r||^2 / ||dW||^2 over all trained tensors, in [0, 1]; `left_out` names those that a LoRA has no place for:
+    biases, norms.
     """
 
     tensors: dict[str, Tensor]

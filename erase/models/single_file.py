@@ -38,7 +38,7 @@ OTHERS = {
     "decoder.": "a VAE alone",
     "model.diffusion_model.": "a UNet without its text encoder",
 }
-# Empty tensors by which trainers and user interfaces of XL tell what is predicted, and that the last step is pure noise.
+# Empty tensors by which XL's trainers tell that v is predicted, and that the last step is noise alone.
 V_MARK, ZERO_SNR = "v_pred", "ztsnr"
 LEGACY_EPSILON = 875000  # the step count in Stable Diffusion 2's base files, which predict the noise
 
