@@ -21,7 +21,7 @@ from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.methods import METHODS, Options
 from erase.methods.editing import EditOptions
 from erase.models import ENCODER, LoraPlan, Model, hub_id, layers, load_model, merge, model_hash, put_tensors, select
-from erase.runtime import output_folder, pick_device, user_path
+from erase.runtime import file_hash, output_folder, pick_device, user_path
 from erase.scoring import JudgePlan, content_hash
 from erase.training import EditPlan, MemoryPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
 from erase.training.session import MethodPlan, accelerator_for
@@ -234,15 +234,21 @@ def put_trained(folder: Path, config: Config, model: Model) -> dict[Arm, dict[st
     different = sorted(after.keys() ^ wanted.keys())
     if different:
         raise InputError(f"{path} does not fit the run: {len(different)} tensors too many or missing: {different[0]}")
-    runs.check_origin(path, about, origin(config, model))
+    of = origin(config, model)
+    runs.check_origin(path, about, of)
     put_tensors(model, after)
+    model.made_of = content_hash([of["base weights"], file_hash(path)])
     return {"before": before, "after": after}
 
 
 def origin(config: Config, model: Model) -> dict[str, str]:
-    """What trained weights depend on: the settings' format, and hashes of the settings and of the base's weights."""
+    """What trained weights depend on: the settings' format, and hashes of the settings and of the base's weights.
+
+    A base that runs made is known by what is stored: its weights come out of a product, which devices round otherwise.
+    """
     settings = _deciding(config, {"concept", "method", "train", "seed"})
-    return {"format": runs.FORMAT, "settings": content_hash(settings), "base weights": model_hash(model)}
+    base = model.made_of or model_hash(model)
+    return {"format": runs.FORMAT, "settings": content_hash(settings), "base weights": base}
 
 
 def _deciding(config: Config, sections: set[str]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Model:
     text_encoder_3: Any = None
     blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
     offload: tuple[str, ...] = ()  # see `rest`
+    made_of: str | None = None  # a hash of the weights as loaded and the runs' files put on them since, if any
 
     @property
     def world(self) -> bool:

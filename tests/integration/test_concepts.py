@@ -23,7 +23,7 @@ from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import read_rows
 from erase.events import Event, Started, Step, ignore
 from erase.export.ldm import to_ldm
-from erase.models import Model, load_model, model_hash
+from erase.models import Model, load_model, merge, model_hash
 from erase.models.single_file import read_file
 from erase.prepare import open_model, stored_config
 from erase.training import edits
@@ -158,6 +158,29 @@ def test_another_first_run_is_noticed(pair: Path, tmp_path: Path) -> None:
     run_of(first, {**EDIT, "method.lam": 0.5}, concept=["cat", "owl"], **{"evaluate.skip": True})
     with pytest.raises(InputError, match="was made with other base weights than the run has now"):
         workflow.export(last, "diffusers", tmp_path / "out")
+
+
+def test_a_run_on_a_lora_is_bound_to_its_file_and_not_to_how_a_device_adds_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    few = {**TRAIN, "method.parameters": "xattn", "concept.keep": ["dog"], "train.forget.lr": 1e-2}
+    lora = {**few, "method.rank": 2, "train.forget.lr": 0.3}
+    first = run_of(tmp_path / "first", lora, model=str(tmp_path / "tiny"), concept="cat")
+    second = run_of(tmp_path / "second", few, model=str(first), concept="owl")
+
+    def elsewhere(*given: Any) -> dict[str, torch.Tensor]:
+        return {name: torch.nextafter(w, w + 1) for name, w in merge(*given).items()}
+
+    here = model_hash(open_model(str(first), torch.device("cpu"))[0])
+    monkeypatch.setattr("erase.prepare.merge", elsewhere)
+    assert model_hash(open_model(str(first), torch.device("cpu"))[0]) != here
+    open_model(str(second), torch.device("cpu"))
+    path = first / runs.MODEL
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    open_model(str(first), torch.device("cpu"))
+    with pytest.raises(InputError, match="second.*was made with other base weights than the run has now"):
+        open_model(str(second), torch.device("cpu"))
 
 
 def test_a_run_that_is_not_finished_is_no_base(pair: Path, tmp_path: Path) -> None:
