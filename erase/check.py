@@ -25,9 +25,7 @@ def check_config(config: Config) -> list[str]:
     if "adamw8bit-bnb" in rules and find_spec("bitsandbytes") is None:
         raise InputError("optimizer adamw8bit-bnb needs bitsandbytes: pip install 'erase[lowmem]'")
     request, warnings = named_request(config), []
-    if config.variant is not None and (config.model == WORLD or run_folders(config.model)):
-        what = "the bundled world" if config.model == WORLD else "a run"
-        raise InputError(f"variant: {what} has none, got {config.variant!r}; leave it out")
+    check_variant(config.model, config.variant)
     if config.train and config.train.pool.forget < len(request.concepts):
         raise InputError(
             f"train.pool.forget {config.train.pool.forget} is too few for {len(request.concepts)} concepts; each needs "
@@ -40,6 +38,13 @@ def check_config(config: Config) -> list[str]:
             if resolve(word)[1] != " ".join(word.casefold().split()):
                 warnings.append(f"{word!r} is trained and judged as {resolve(word)[1]!r}, its name in the world")
     return warnings + _again(config, request) + unused_settings(config)
+
+
+def check_variant(model: str, variant: str | None) -> None:
+    """Raises `InputError` for a variant of what has none."""
+    if variant is not None and (model == WORLD or run_folders(model)):
+        what = "the bundled world" if model == WORLD else "a run"
+        raise InputError(f"variant: {what} has none, got {variant!r}; leave it out")
 
 
 def named_request(config: Config) -> Request:

@@ -307,6 +307,14 @@ def _check_trainable(model: Model, config: Config) -> dict[str, torch.nn.Paramet
             f"{method.name} holds the {model.network} to what it did on random embeddings, which no text encoder "
             f"reads; parameters {method.parameters!r} pick one: use xattn"
         )
+    if METHODS[method.name].adversary:
+        readers = model.tokenizers[: len(model.clips)]  # theirs come first
+        room = min(map(model.length, readers)) - 3  # for a start, a word and an end
+        if (method.attack_tokens or 0) > room:
+            raise InputError(
+                f"method.attack_tokens: {method.attack_tokens} leave no room for a prompt; this model takes {room} at "
+                "most"
+            )
     return picked
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from erase import __version__, runs
-from erase.check import named_request
+from erase.check import check_variant, named_request
 from erase.concept import title
 from erase.config import Config, first_model, run_folders, to_yaml
 from erase.erasing import edit_run, train_run
@@ -165,8 +165,9 @@ def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop =
     """Judge a trained run again (or for the first time) and rewrite its report; return the scores."""
     config = stored_config(folder, finished=True)
     runs.read_guards(folder)
-    if first_model(config.model) != WORLD:
-        raise InputError(f"{folder} is a run on {config.model!r}; only runs on the bundled world can be judged so far")
+    first = first_model(config.model)
+    if first != WORLD:
+        raise InputError(f"{folder} is a run on {first!r}; only runs on the bundled world can be judged so far")
     device, warnings = stored_device(config)
     model, arms = load_run(folder, config, device, on_event)
     request = prepare_request(config, model)
@@ -190,6 +191,7 @@ def generate(
     should_stop: ShouldStop = never,
 ) -> list[Path]:
     """Sample each prompt at each seed from a model or a run; return the PNG files in `output`."""
+    check_variant(source, variant)
     output_folder(output)
     named = [(p, s) for p in prompts for s in seeds]
     paths = [output / f"{number:04d}-seed{seed}.png" for number, (_, seed) in enumerate(named)]

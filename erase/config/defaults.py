@@ -20,7 +20,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "train": {"rounds": 500, "batch": 1, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5, "warmup": 20}},
     },
     "spm": {
-        "method": {"parameters": r"\.attentions\.", "guidance": 1.0, **_TRAINED, "rank": 1, "alpha": 1.0},
+        "method": {"parameters": "attentions", "guidance": 1.0, **_TRAINED, "rank": 1, "alpha": 1.0},
         "train": {
             "rounds": 1000,
             "batch": 1,
@@ -74,7 +74,7 @@ def _world(train: dict[str, Any], forget: float, retain: float, **method: Any) -
 
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
     "esd": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 6e-4, 6e-4),
-    "spm": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 10e-4, 10e-4, parameters=r"\.attentions\."),
+    "spm": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 10e-4, 10e-4, parameters="attentions"),
     "advunlearn": _world(
         {**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 2e-4, 2e-4, parameters="text-encoder"
     ),

@@ -55,8 +55,12 @@ def micro_batches(batch: int, memory: str) -> dict[str, int]:
 
 def without_memory(given: Settings, memory: Any) -> Settings:
     """A file's settings for a preset that a flag names: it beats what the file says of memory."""
-    train = given.get("train")
-    if not isinstance(memory, str) or memory not in MEMORY or not isinstance(train, dict):
+    if not isinstance(memory, str) or memory not in MEMORY:
+        return given
+    method, train = given.get("method"), given.get("train")
+    if isinstance(method, dict) and method.get("parameters") in LARGE and memory in MOST_PARAMETERS:
+        given = {**given, "method": {**method, "parameters": MOST_PARAMETERS[memory]}}
+    if not isinstance(train, dict):
         return given
     kept = {key: value for key, value in train.items() if key not in MEMORY[memory]}
     batch, accumulate = train.get("batch"), train.get("accumulate", 1)

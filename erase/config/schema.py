@@ -97,8 +97,9 @@ class MethodSection(Section):
     )
     parameters: str = Field(
         min_length=1,
-        description="Weights that change: xattn-kv, xattn, noxattn, full, text-encoder, or a regular expression on "
-        "their names. More of them erase harder, cost memory and break more. uce, rece and speed: inside xattn-kv.",
+        description="Weights that change: xattn-kv, xattn, noxattn, attentions, full, text-encoder, or a regular "
+        "expression on their names. More of them erase harder, cost memory and break more. uce, rece and speed: inside "
+        "xattn-kv.",
     )
     rank: Count | None = Field(
         None,

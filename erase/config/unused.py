@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from erase.config.defaults import EDITORS, METHOD_DEFAULTS
+from erase.config.presets import in_memory
 from erase.config.schema import Config, TrainSection
 
 # What the one optimizer of `shared` and `joint` takes from train.forget; `shared` keeps the rest of a role's settings.
@@ -16,16 +17,18 @@ JOINT = (*ONE, "warmup", "clip", "schedule")
 def unused_settings(config: Config) -> list[str]:
     """A line for each setting that the method or the optimizer does not read and that differs from what is read."""
     train = config.train
-    if config.memory and config.method.name in EDITORS:
-        return [f"memory {config.memory} is unused: {config.method.name} solves for its weights and has no training"]
-    if train is None:
-        return []
     if config.method.name in EDITORS:
-        unread = TrainSection.model_validate(METHOD_DEFAULTS["esd"]["train"])
+        given = [("memory", config.memory)] if config.memory else []
+        if train is not None:
+            filled = in_memory(METHOD_DEFAULTS["esd"], config.memory, {})  # where nothing was given
+            unread = TrainSection.model_validate(filled["train"])
+            given += _differing("train", train.model_dump(), unread.model_dump())
         return [
             f"{key} {value} is unused: {config.method.name} solves for its weights and has no training"
-            for key, value in _differing("train", train.model_dump(), unread.model_dump())
+            for key, value in given
         ]
+    if train is None:
+        return []
     if train.optimizer == "dual_plus":
         rules = {role: getattr(train, role).optimizer for role in ("forget", "retain")}
         return [

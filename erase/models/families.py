@@ -73,12 +73,16 @@ class Family:
         )
 
 
-def _presets(kv: str, text: str) -> dict[str, str]:
-    """Patterns by the names that users give: of keys and values of the prompt, of all its attention, and so on."""
+def _presets(kv: str, text: str, blocks: str) -> dict[str, str]:
+    """Patterns by the names that users give: of keys and values of the prompt, of all its attention, and so on.
+
+    `blocks` is that of the transformer blocks, self-attention and feed-forward layers among them.
+    """
     return {
         "xattn-kv": kv,
         "xattn": text,
         "noxattn": rf"^(?!.*{text})",
+        "attentions": blocks,
         "full": "",
         "text-encoder": r"^text_encoder",
     }
@@ -98,9 +102,13 @@ _CLIPS = {**_CLIP, "tokenizer_2": "CLIPTokenizer"}
 _PLAIN = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 # A UNet's names: attn1 is self-attention, attn2 is cross-attention, whose keys and values read the prompt alone.
 _READERS = r"\.attn2\.to_[kv]\."
-_CROSS = _presets(_READERS, r"\.attn2\.")
+_CROSS = _presets(_READERS, r"\.attn2\.", r"\.attentions\.")
 # A transformer's: prompt and picture attend together, and the prompt's stream has the projections that are added.
-_JOINT = _presets(r"\.attn\.add_[kv]_proj\.", r"\.attn\.(?:add_[qkv]_proj|to_add_out)\.")
+_JOINT = _presets(
+    r"\.attn\.add_[kv]_proj\.",
+    r"\.attn\.(?:add_[qkv]_proj|to_add_out)\.",
+    r"^transformer_blocks\.\d+\.(?:attn2?|ff|ff_context)\.",
+)
 
 FAMILIES: dict[str, Family] = {
     "sd1": Family(

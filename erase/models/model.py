@@ -123,19 +123,23 @@ class Model:
 
     def ids(self, prompts: list[str], name: str = "tokenizer") -> Tensor:
         """Token ids by one of the tokenizers, padded and cut to the model's length: (N, L)."""
-        tokenizer = getattr(self, name)
-        length = FAMILIES[self.family].lengths.get(name, tokenizer.model_max_length)
+        tokenizer, length = getattr(self, name), self.length(name)
         batch = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return batch.input_ids.to(self.device)
 
-    def too_long(self, prompt: str) -> int:
-        """How many tokens of the prompt are over the limit and will be cut; 0 if it fits."""
-        return max(0, len(self.tokens(prompt)) - self.tokenizer.model_max_length)
+    def length(self, name: str) -> int:
+        """How many tokens the model reads of one of the tokenizers, start and end among them."""
+        lengths = FAMILIES[self.family].lengths
+        return lengths[name] if name in lengths else getattr(self, name).model_max_length
 
-    def tokens(self, text: str) -> list[int]:
-        """Token ids of one text, its start and end among them, neither padded nor cut."""
+    def too_long(self, prompt: str) -> int:
+        """How many tokens of the prompt no text encoder reads, as they are over every limit; 0 if one reads all."""
+        return max(0, min(len(self.tokens(prompt, name)) - self.length(name) for name in self.tokenizers))
+
+    def tokens(self, text: str, name: str = "tokenizer") -> list[int]:
+        """Token ids of one text by one of the tokenizers, its start and end among them, neither padded nor cut."""
         # Not verbose: the library would warn in words of its own that a text is too long.
-        return self.tokenizer(text, verbose=False).input_ids
+        return getattr(self, name)(text, verbose=False).input_ids
 
     @property
     def text_encoders(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def named(model: Model, *, encoders: bool = True) -> Parameters:
     found = dict(model.unet.named_parameters())
     for part in model.clips if encoders else ():
         for name, parameter in getattr(model, part).named_parameters():
-            # transformers 5.6 and later leave out the prefix; a run's file is to fit either.
+            # The prefix is that of CLIPs with a projection alone; names are the same with and without.
             found[f"{part}.{name.removeprefix('text_model.')}"] = parameter
     return found
 

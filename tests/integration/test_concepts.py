@@ -129,6 +129,10 @@ def test_what_is_exported_holds_all_that_both_runs_changed(pair: Path, chain: Pa
 def test_pictures_can_be_drawn_of_a_chain(chain: Path, tmp_path: Path) -> None:
     (path,) = workflow.generate(str(chain), ["a dog"], [0], tmp_path / "out", steps=2)
     assert path.is_file()
+    for source, what in ((str(chain), "a run"), ("world", "the bundled world")):
+        with pytest.raises(InputError, match=f"variant: {what} has none, got 'fp16'"):
+            workflow.generate(source, ["a dog"], [0], tmp_path / "other", variant="fp16")
+    assert not (tmp_path / "other").exists()
     before = scores_of(chain)
     workflow.evaluate(chain)
     assert scores_of(chain) == before
@@ -206,7 +210,7 @@ def test_several_concepts_of_any_kind_are_trained_on_another_model(
     kept = {p["expected"] for p in pairs if p["role"] == "neighbour"}
     assert kept and not {"cat", "dog", "horse", "bird"} & kept
     assert Image.open(second / "images/preview-00002.png").size == (4 * 16, 3 * 16)
-    with pytest.raises(InputError, match="only runs on the bundled world can be judged"):
+    with pytest.raises(InputError, match="a run on '.*tiny'; only runs on the bundled world can be judged"):
         workflow.evaluate(second)
 
 

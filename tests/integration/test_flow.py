@@ -118,9 +118,24 @@ def test_presets_pick_the_stream_of_the_prompt(tiny: Model) -> None:
     assert {name.split(".")[3] for name in names["xattn"]} == {"add_k_proj", "add_v_proj", "add_q_proj", "to_add_out"}
     assert names["xattn"] | names["noxattn"] == names["full"] == {name for name, _ in tiny.unet.named_parameters()}
     assert not names["xattn"] & names["noxattn"]
+    assert {name.split(".")[2] for name in names["attentions"]} == {"attn", "ff", "ff_context"}
     assert {name.split(".")[0] for name in names["text-encoder"]} == {"text_encoder", "text_encoder_2"}
     with pytest.raises(InputError, match="matches no parameter of the transformer; use xattn-kv"):
         select(tiny, "text_encoder_3")  # T5 stays as it is
+
+
+def test_nothing_is_cut_where_t5_reads_all(tiny: Model) -> None:
+    assert len(tiny.tokens("cat " * 40)) > tiny.tokenizer.model_max_length
+    assert tiny.too_long("cat " * 40) == 0
+    over = len(tiny.tokens("cat " * 300, "tokenizer_3")) - 256
+    assert tiny.too_long("cat " * 300) == over > 0
+    tiny.text_encoder_3 = tiny.tokenizer_3 = None
+    assert tiny.too_long("cat " * 40) == len(tiny.tokens("cat " * 40)) - tiny.tokenizer.model_max_length > 0
+
+
+def test_spm_picks_the_blocks_layers(folder: Path, tmp_path: Path) -> None:
+    run = workflow.erase(settings(folder, tmp_path / "run", method="spm"))
+    assert {name.split(".")[2] for name in load_tensors(run / MODEL)[0]} <= {"attn", "ff", "ff_context"}
 
 
 @pytest.mark.parametrize("method", ["uce", "rece", "speed"])

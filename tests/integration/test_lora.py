@@ -26,7 +26,7 @@ from erase.methods.advunlearn import attack
 from erase.methods.spm import unlike
 from erase.models import FAMILIES, LoraPlan, Model, Text, load_model, merge, put_tensors, select
 from erase.models.parameters import named
-from erase.prepare import load_run, stored_config
+from erase.prepare import load_run, prepare, stored_config
 from tests.integration.conftest import build_tiny
 from tests.integration.test_methods import make, run
 from tests.integration.test_workflow import SHORT
@@ -188,6 +188,18 @@ def test_a_prefix_stands_between_start_and_words(family: str) -> None:
     if found.pooled is not None and wanted.pooled is not None:
         assert torch.allclose(found.pooled, wanted.pooled, atol=1e-6)
     assert not torch.allclose(found.states, model.encode(["a cat"]).states, atol=1e-3)
+
+
+def test_an_attack_that_leaves_no_room_for_a_word_is_refused(tmp_path: Path) -> None:
+    tiny = build_tiny()
+    tiny.pipeline().save_pretrained(tmp_path / "tiny")
+    room = tiny.tokenizer.model_max_length - 3
+    given = {"model": str(tmp_path / "tiny"), "concept": "cat", "method": "advunlearn", "concept.keep": ["dog"]}
+    prepare(load_config(None, {**given, "method.attack_tokens": room}), torch.device("cpu"))
+    config = load_config(None, {**given, "method.attack_tokens": room + 1, "output": str(tmp_path / "run")})
+    with pytest.raises(InputError, match=f"method.attack_tokens: {room + 1} leave no room .* takes {room} at most"):
+        workflow.erase(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_attack_brings_the_original_prediction_nearer() -> None:

@@ -96,6 +96,17 @@ def test_a_flag_for_less_memory_beats_the_file_of_an_earlier_run(tmp_path: Path)
     assert load_config(tmp_path / "config.yaml").memory == "8gb"
 
 
+@pytest.mark.parametrize("parameters", ["full", "noxattn"])
+def test_a_flag_for_less_memory_takes_fewer_weights_than_the_file(parameters: str, tmp_path: Path):
+    first = load(method="salun", **{"method.parameters": parameters, "method.mask_share": 0.3})
+    (tmp_path / "config.yaml").write_text(to_yaml(first))
+    for memory, expected in (("24gb", parameters), ("12gb", "xattn"), ("8gb", "xattn")):
+        again = load_config(tmp_path / "config.yaml", {"memory": memory}).method
+        assert (again.parameters, again.mask_share) == (expected, 0.3)
+    kept = load_config(tmp_path / "config.yaml", {"memory": "8gb", "method.parameters": "full"})
+    assert kept.method.parameters == "full"
+
+
 def test_presets_set_the_same_settings():
     assert len({tuple(sorted(settings)) for settings in MEMORY.values()}) == 1
     assert MEMORY.keys() == MOST_AT_ONCE.keys()
@@ -112,7 +123,10 @@ def test_what_is_no_preset_is_refused_and_an_editor_has_no_use_for_one():
             load(memory=wrong)
     config = load(method="uce", memory="8gb")
     assert config.train is None
-    assert unused_settings(config) == ["memory 8gb is unused: uce solves for its weights and has no training"]
+    said = "is unused: uce solves for its weights and has no training"
+    assert unused_settings(config) == [f"memory 8gb {said}"]
+    config = load(method="uce", memory="8gb", **{"train.rounds": 7})
+    assert unused_settings(config) == [f"memory 8gb {said}", f"train.rounds 7 {said}"]
 
 
 def test_out_of_memory_names_the_next_smaller_way():
