@@ -42,7 +42,7 @@ from erase.prepare import (
 from erase.report.card import write_card
 from erase.report.html import without_paths
 from erase.reporting import report_run
-from erase.runtime import command, output_folder, pick_device, user_path, write_png
+from erase.runtime import command, output_folder, pick_device, sweep, user_path, write_png
 from erase.sampling import Shot, sample
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
 
@@ -76,6 +76,7 @@ def resume(
     if (folder / runs.DONE).exists():
         on_event(Warned(text=f"{folder} is finished already; nothing to do"))
         return folder
+    sweep(folder)
     device, warnings = stored_device(config)
     job = prepare(config, device, cache, on_event, should_stop)
     return _complete(replace(job, warnings=warnings + job.warnings), folder, on_event, should_stop)

@@ -21,7 +21,7 @@ from erase import runs
 from erase.errors import InputError
 from erase.events import Scored, Step, Warned, ignore, to_json
 from erase.report.schema import build_report, write_report
-from erase.runtime import output_folder, user_path, write_json, write_png, write_text
+from erase.runtime import output_folder, replacing, sweep, user_path, write_json, write_png, write_text
 
 
 @contextmanager
@@ -283,3 +283,16 @@ def test_paths_are_expanded_and_impossible_ones_refused(tmp_path: Path, monkeypa
     for wrong in (tmp_path / "file", tmp_path / "file" / "x"):
         with pytest.raises(InputError, match="file is a file; name another one"):
             output_folder(wrong)
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path):
+    left = []
+    for name in ("checkpoint/state-0000023.pt", "config.yaml", "DONE", "images/before/0001.png"):
+        with replacing(tmp_path / name) as temporary:
+            left.append(temporary)
+        temporary.write_text("half")  # as if the process had died inside the block
+    (tmp_path / ".hidden").write_text("the user's")
+    sweep(tmp_path)
+    assert [path for path in left if path.exists()] == []
+    found = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert found == [".hidden", "0001.png", "DONE", "config.yaml", "state-0000023.pt"]
