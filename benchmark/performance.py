@@ -245,6 +245,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def measure_pool(options: argparse.Namespace, model: Any = None) -> dict[str, Any]:
     """ESD on xattn: what an update costs from the pool, and what one costs that samples 25 guided steps first."""
+    from erase.config import load_config
     from erase.events import ignore, never
     from erase.sampling import Shot, denoise, first_noise
     from erase.training import PoolPlan
@@ -266,7 +267,7 @@ def measure_pool(options: argparse.Namespace, model: Any = None) -> dict[str, An
             start = first_noise(model, [Shot("a castle", f"fresh/{number}", 0)])
             denoise(model, model.encode(["a castle"]), model.encode([""]), start, 25, 3.0)
         fresh[-1] += updates[min(number, len(updates) - 1)]
-    defaults, pools = PoolPlan(), []
+    defaults, pools = load_config(None, {"model": "random/random", "concept": "castle"}).turns.pool, []
     at_once = min(8, defaults.forget)
     with session.accelerator.autocast(), session.trained.teacher():
         for _ in range(2):

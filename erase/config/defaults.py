@@ -7,6 +7,8 @@ from typing import Any
 # Every method that trains has these; null: the weights themselves, and a LoRA that counts once.
 _TRAINED: dict[str, Any] = {"rank": None, "alpha": None, "retain_weight": 1.0}
 _ATTACK = {"attack_tokens": 1, "attack_steps": 3, "attack_lr": 0.1, "attack_from": 0.2}
+# 500 rounds of one latent draw from 384 states: sampling them anew sooner would take longer than training.
+_POOL = {"refresh": 500}
 _EDITOR = {"parameters": "xattn-kv", "keep_weight": 1.0, "keep_prompts": 800}
 
 # Keys under "method" are the options which that method has; an option of
@@ -17,7 +19,13 @@ _EDITOR = {"parameters": "xattn-kv", "keep_weight": 1.0, "keep_prompts": 800}
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "esd": {
         "method": {"parameters": "xattn", "guidance": 1.0, **_TRAINED},
-        "train": {"rounds": 500, "batch": 1, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5, "warmup": 20}},
+        "train": {
+            "rounds": 500,
+            "batch": 1,
+            "forget": {"lr": 1e-5},
+            "retain": {"lr": 1e-5, "warmup": 20},
+            "pool": _POOL,
+        },
     },
     "spm": {
         "method": {"parameters": "attentions", "guidance": 1.0, **_TRAINED, "rank": 1, "alpha": 1.0},
@@ -26,11 +34,18 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
             "batch": 1,
             "forget": {"lr": 1e-4, "schedule": "cosine"},
             "retain": {"lr": 1e-4, "schedule": "cosine", "warmup": 20},
+            "pool": _POOL,
         },
     },
     "advunlearn": {
         "method": {"parameters": "text-encoder", "guidance": 1.0, **_TRAINED, **_ATTACK},
-        "train": {"rounds": 1000, "batch": 1, "forget": {"lr": 1e-5}, "retain": {"lr": 1e-5, "warmup": 20}},
+        "train": {
+            "rounds": 1000,
+            "batch": 1,
+            "forget": {"lr": 1e-5},
+            "retain": {"lr": 1e-5, "warmup": 20},
+            "pool": _POOL,
+        },
     },
     "ablation": {
         "method": {"parameters": "xattn-kv", **_TRAINED},
@@ -63,6 +78,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 # docs/results/trials.md (not all were tried as they stand), on other concepts than docs/results.md reports.
 _WORLD_ROLE = {"schedule": "cosine", "warmup": 0}
 _WORLD_TRAIN = {"rounds": 200, "batch": 12, "pool": {"forget": 256, "retain": 640}}
+_WORLD_TRAILS = {"forget": 96, "retain": 320, "refresh": 200}
 # Guided pictures would teach a method that denoises them to guide twice (docs/methods.md).
 _WORLD_PLAIN = {**_WORLD_TRAIN, "pool": {**_WORLD_TRAIN["pool"], "guidance": 1.0, "steps": 25}}
 
@@ -73,11 +89,9 @@ def _world(train: dict[str, Any], forget: float, retain: float, **method: Any) -
 
 
 WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "esd": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 6e-4, 6e-4),
-    "spm": _world({**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 10e-4, 10e-4, parameters="attentions"),
-    "advunlearn": _world(
-        {**_WORLD_TRAIN, "pool": {"forget": 96, "retain": 320}}, 2e-4, 2e-4, parameters="text-encoder"
-    ),
+    "esd": _world({**_WORLD_TRAIN, "pool": _WORLD_TRAILS}, 6e-4, 6e-4),
+    "spm": _world({**_WORLD_TRAIN, "pool": _WORLD_TRAILS}, 10e-4, 10e-4, parameters="attentions"),
+    "advunlearn": _world({**_WORLD_TRAIN, "pool": _WORLD_TRAILS}, 2e-4, 2e-4, parameters="text-encoder"),
     "ablation": _world(_WORLD_TRAIN, 12e-4, 12e-4),
     "salun": _world(_WORLD_PLAIN, 5e-4, 10e-4, pictures="anchor"),
     "sfron": _world(_WORLD_PLAIN, 10e-4, 10e-4, pictures="anchor"),
