@@ -28,6 +28,11 @@ class Interrupted(EraseError):
     exit_code = 130
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says first; its kind, where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def printable(text: str) -> str:
     """Text with names from outside in it, its line breaks and control codes escaped: one line that moves no cursor."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

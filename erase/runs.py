@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from erase.errors import InputError
+from erase.errors import InputError, first_line
 from erase.events import Event, OnEvent, Warned, ignore, to_json
 from erase.runtime import CONFIG, command, replacing, write_text
 
@@ -278,7 +278,7 @@ def _whole(path: Path) -> dict[str, Any]:
                 raise ValueError(f"wrong checksum of {wrong}")
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged file raises whatever its bytes happen to call for
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise InputError(f"{path} is damaged ({why})") from None
     if not isinstance(state, dict) or not isinstance(state.get("round"), int):
         raise InputError(f"{path} is no checkpoint of a run")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from erase.config.presets import without_memory
 from erase.config.schema import WORLD, Config, MethodSection, as_section
-from erase.errors import InputError, printable
+from erase.errors import InputError, first_line, printable
 from erase.resources import bundled_config
 from erase.runtime import CONFIG, user_path
 
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path} is not valid YAML: {error.problem}{where}") from None
     except (yaml.YAMLError, *TAG_ERRORS) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise InputError(f"{path} is not valid YAML: {why}") from None
     if given is None:
         return {}

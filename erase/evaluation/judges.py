@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from erase.errors import InputError
+from erase.errors import InputError, first_line
 from erase.resources import asset
 from erase.runtime import file_hash
 from erase.world.captions import caption
@@ -183,7 +183,7 @@ def _load_clip(folder: Path, device: torch.device) -> tuple[open_clip.CLIP, Toke
             captions = [caption(NAMING, thing, style, "") for thing in OBJECT_NAMES for style in STYLE_NAMES]
             named = _read(clip, tokenize, captions, device)
     except Exception as error:  # whatever a damaged file makes open_clip and transformers raise
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise InputError(f"judge files in {folder} do not fit ({why}); rebuild with: erase world") from None
     return clip, tokenize, named
 
@@ -199,6 +199,6 @@ def _fill(model: nn.Module, path: Path, device: torch.device) -> None:
     except FileNotFoundError:
         raise InputError(f"judge file {path} is missing; install the package again, or rebuild: erase world") from None
     except (OSError, SafetensorError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[0]
+        why = first_line(error)
         raise InputError(f"judge file {path} does not fit ({why}); rebuild with: erase world") from None
     model.eval().requires_grad_(False).to(device)

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from erase.errors import InputError
 from erase.models import FAMILIES, Model
+from erase.models.single_file import UNET, VAE
 
 Tensors = dict[str, Tensor]
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
 PROJECTION = "text_projection"  # the one that lies the other way round
 RESNET = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3", "skip_connection")
 VAE_RESNET = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut")

@@ -11,10 +11,10 @@ from torch import Tensor
 from erase.errors import InputError
 from erase.export.about import Erased, metadata
 from erase.export.writing import write_tensors
-from erase.models import ENCODER, FAMILIES, Model
+from erase.models import DOWN, ENCODER, FAMILIES, UP, Model, is_layer
+from erase.models.single_file import UNET
 
 RANK = 16
-UP, DOWN = ".lora_B.weight", ".lora_A.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _kohya(found: LowRank, model: Model) -> dict[str, Tensor]:
     original: dict[str, str] = {}
     encoders = {"text_encoder": "lora_te"}
     if model.family == "sdxl":
-        from erase.export.ldm import UNET, ldm_names  # here, since diffusers takes seconds to import
+        from erase.export.ldm import ldm_names  # here, since diffusers takes seconds to import
 
         original = {ours: theirs.removeprefix(UNET) for ours, theirs in ldm_names(model.unet).items()}
         encoders = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
@@ -153,16 +153,12 @@ def whole_rank(before: dict[str, Tensor], after: dict[str, Tensor]) -> int:
 
 def _carried(after: dict[str, Tensor]) -> list[str]:
     """The weights that a LoRA can carry. Raises `InputError` if there is none."""
-    found = [name for name, value in after.items() if name.endswith(".weight") and _is_layer(name, value)]
+    found = [name for name, value in after.items() if is_layer(name, value)]
     if not found:
         raise InputError(
             f"the run trained no weight that a LoRA can carry, only {next(iter(after))} and such; use delta"
         )
     return found
-
-
-def _is_layer(name: str, value: Tensor) -> bool:
-    return value.ndim in (2, 4) and not name.endswith("embedding.weight")
 
 
 def factorise(before: dict[str, Tensor], after: dict[str, Tensor], rank: int, network: str = "unet") -> LowRank:

@@ -80,10 +80,9 @@ def _changes(part: str, after: dict[str, Tensor]) -> bool:
 
 
 def write_delta(erased: Erased, path: Path, dtype: torch.dtype | None) -> list[str]:
-    """The trained tensors' values after erasing, under diffusers' names: the UNet's as they are, a text encoder's
-    behind `text_encoder.`.
+    """The trained tensors' values after erasing, under diffusers' names; a text encoder's lie behind `text_encoder.`.
 
-    Put over the base's UNet they give the erased one. Which base that is, its hash in the metadata says.
+    Put over the base's they give the erased one. Which base that is, its hash in the metadata says.
     """
     write_tensors(path, erased.after, dtype, metadata(erased, "diffusers"))
     return []

@@ -1,6 +1,6 @@
 """Load a text-to-image model, and choose which of its tensors a run trains."""
 
-from erase.models.adapter import DOWN, Adapter, LoraPlan, layers, merge
+from erase.models.adapter import DOWN, UP, Adapter, LoraPlan, is_layer, layers, merge
 from erase.models.families import FAMILIES
 from erase.models.hub import hub_id
 from erase.models.loading import load_model, quiet_libraries
@@ -12,6 +12,7 @@ __all__ = [
     "DOWN",
     "ENCODER",
     "FAMILIES",
+    "UP",
     "WORLD",
     "Adapter",
     "LoraPlan",
@@ -21,6 +22,7 @@ __all__ = [
     "Trained",
     "choose",
     "hub_id",
+    "is_layer",
     "join",
     "layers",
     "load_model",

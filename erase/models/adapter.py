@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from erase.errors import InputError
 from erase.models.model import Model
@@ -36,17 +36,18 @@ def layers(model: Model, parameters: str) -> list[str]:
     Raises `InputError` where there are none.
     """
     picked = select(model, parameters)
-    found = [
-        name.removesuffix(".weight")
-        for name, value in picked.items()
-        if name.endswith(".weight") and value.ndim in (2, 4) and "embedding.weight" not in name
-    ]
+    found = [name.removesuffix(".weight") for name, value in picked.items() if is_layer(name, value)]
     if not found:
         raise InputError(
             f"parameters {parameters!r} picks no layer that a LoRA can lie on, first {next(iter(picked))}; use xattn, "
             "or train the weights themselves: leave out method.rank"
         )
     return found
+
+
+def is_layer(name: str, value: Tensor) -> bool:
+    """Whether a LoRA can lie on a weight: a linear or convolutional layer's, not a table of words'."""
+    return name.endswith(".weight") and value.ndim in (2, 4) and not name.endswith("embedding.weight")
 
 
 class Adapter:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erase.errors import InputError, Interrupted
+from erase.errors import InputError, Interrupted, first_line
 from erase.events import OnEvent, Progress, ShouldStop
 from erase.models.families import FAMILIES, Family
 from erase.models.weights import CONFIG, INDEX, family_of, pick_variant, read_json, stem, weight_names
@@ -215,19 +215,15 @@ def _said_plainly(wanted: HubId) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise InputError(f"{wanted.repo} has no branch, tag or commit {wanted.revision!r}") from None
     except errors.RemoteEntryNotFoundError as error:
-        raise InputError(f"a file of {wanted.repo} is gone from the hub ({_line(error)}); try again") from None
+        raise InputError(f"a file of {wanted.repo} is gone from the hub ({first_line(error)}); try again") from None
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise InputError(f"the hub refuses {wanted.repo} ({status}): {login}") from None
         cause = error.__cause__ or error
-        raise _Unreachable(f"the hub cannot be reached ({type(cause).__name__}: {_line(cause)})") from None
+        raise _Unreachable(f"the hub cannot be reached ({type(cause).__name__}: {first_line(cause)})") from None
     except OSError as error:
-        why = error.strerror or _line(error)
+        why = error.strerror or first_line(error)
         raise InputError(f"{wanted.repo} cannot be fetched: {why}; the same command goes on where it stopped") from None
     finally:
         logging.set_verbosity(level)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no answer"])[0]

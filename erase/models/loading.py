@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from erase.errors import InputError, Interrupted, printable
+from erase.errors import InputError, Interrupted, first_line, printable
 from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.models.families import FAMILIES
 from erase.models.file_parts import parts_of_file
@@ -55,7 +55,7 @@ def load_model(
     except Interrupted:
         raise
     except Exception as error:  # the libraries raise whatever a damaged file happens to call for
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         raise InputError(f"model {source!r} cannot be read: {printable(first)}") from error
     usual = PROCESSES[FAMILIES[model.family].predicts]
     known = [name for name, process in PROCESSES.items() if process.solver is usual.solver]
@@ -203,7 +203,7 @@ def _check_works(model: Model) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the libraries raise on settings that contradict each other
-        why = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
+        why = printable(first_line(error))
         raise InputError(f"model {model.source!r}: its parts do not work together ({why}); fetch it again") from error
 
 

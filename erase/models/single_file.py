@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from erase.errors import InputError
+from erase.errors import InputError, first_line
 from erase.models.families import FAMILIES
 from erase.models.weights import to_float32
 
@@ -61,7 +61,7 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, str]]:
     except pickle.UnpicklingError:
         raise InputError(f"{path} holds more than weights, which is not run; give a .safetensors of it") from None
     except Exception as error:  # whatever a damaged archive makes torch raise
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error)
         raise InputError(f"{path} is damaged or truncated ({why}); fetch it again") from None
     about = {"global_step": str(held["global_step"])} if isinstance(held, dict) and "global_step" in held else {}
     held = held.get("state_dict", held) if isinstance(held, dict) else {}

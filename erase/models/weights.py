@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from erase.errors import InputError
+from erase.errors import InputError, first_line
 from erase.models.families import FAMILIES, detect
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -38,7 +38,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} is damaged ({_line(error)})") from None
+        raise InputError(f"{file} is damaged ({first_line(error)})") from None
     if not isinstance(held, dict):  # the libraries would look for the model on the hub instead
         raise InputError(f"{file} holds a {type(held).__name__}, not a configuration")
     return held
@@ -104,7 +104,7 @@ def weight_names(folder: Path, names: Collection[str], kind: str, variant: str |
     try:
         shards = sorted({str(name) for name in read_json(folder / index)["weight_map"].values()})
     except (KeyError, AttributeError) as error:
-        raise InputError(f"{folder / index} is damaged ({_line(error)}); fetch it again") from None
+        raise InputError(f"{folder / index} is damaged ({first_line(error)}); fetch it again") from None
     lost = [name for name in shards if name not in names or Path(name).name != name]
     if lost or not shards:
         raise InputError(f"{folder / index}: {len(lost)} of {len(shards)} files are missing: {', '.join(lost[:1])}")
@@ -143,7 +143,7 @@ def headers(file: Path) -> dict[str, Shape]:
         with safe_open(file, framework="pt") as opened:
             return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is damaged or truncated ({_line(error)}); fetch it again") from None
+        raise InputError(f"{file} is damaged or truncated ({first_line(error)}); fetch it again") from None
 
 
 def _build(kind: str, folder: Path) -> Any:
@@ -220,11 +220,6 @@ def _first(names: list[str]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _line(error: Exception) -> str:
-    """The first line of what a library says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _modern(name: str) -> str:
