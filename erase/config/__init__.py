@@ -1,8 +1,9 @@
 """What a user may write down about a run: the schema, its defaults, and reading it with all problems at once."""
 
+from erase.config.complete import WORLD
 from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
 from erase.config.load import first_model, load_config, parse_value, run_folders, to_yaml
-from erase.config.schema import WORLD, Config
+from erase.config.schema import Config
 from erase.config.unused import unused_settings
 
 __all__ = [

@@ -11,8 +11,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from erase.config.complete import WORLD, as_section
+from erase.config.method import MethodSection
 from erase.config.presets import without_memory
-from erase.config.schema import WORLD, Config, MethodSection, as_section
+from erase.config.schema import Config
 from erase.errors import InputError, first_line, printable
 from erase.resources import bundled_config
 from erase.runtime import CONFIG, user_path

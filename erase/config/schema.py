@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
-from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
-from erase.config.presets import KIND_DEFAULTS, in_memory
-
-WORLD = "world"
+from erase.config.complete import WORLD, complete
+from erase.config.method import Count, MethodSection, Real, Section
 
 EIGHT_BIT = ("adamw", "adamw8bit-bnb")  # rules whose states can be, or always are, in 8 bits
-
-OPTIONS = (
-    "rank", "alpha", "guidance", "pictures", "mask_share", "ratio", "beta", "retain_weight",
-    "attack_tokens", "attack_steps", "attack_lr", "attack_from",
-    "lam", "keep_weight", "keep_prompts", "repeats", "reg", "null",
-)  # fmt: skip
-
-
-def _refuse_bool(value: Any) -> Any:
-    # YAML's yes and on are True, which pydantic would take for the number 1.
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
 
 
 def _split_names(value: Any) -> Any:
@@ -45,14 +26,6 @@ def _split_names(value: Any) -> Any:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Count = Annotated[int, BeforeValidator(_refuse_bool)]
-Real = Annotated[float, BeforeValidator(_refuse_bool)]
-
-
-class Section(BaseModel):
-    """What all sections share: no unknown keys, no infinities, no change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
 
 
 class ConceptSection(Section):
@@ -87,122 +60,6 @@ class ConceptSection(Section):
         if value != "auto" and info.data.get("name", "").lower() in (k.lower() for k in value):
             raise ValueError("the concept stands among those to keep; take it out")
         return value
-
-
-class MethodSection(Section):
-    """How it goes: the losses and the weights they may move. A bare name stands for `{name: ...}`."""
-
-    name: Literal["esd", "spm", "advunlearn", "ablation", "salun", "sfron", "ga", "npo", "uce", "rece", "speed"] = (
-        Field(description="Which losses, or which solution in closed form; see `erase list methods`.")
-    )
-    parameters: str = Field(
-        min_length=1,
-        description="Weights that change: xattn-kv, xattn, noxattn, attentions, full, text-encoder, or a regular "
-        "expression on their names. More of them erase harder, cost memory and break more. uce, rece and speed: inside "
-        "xattn-kv.",
-    )
-    rank: Count | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        description="Train a LoRA of this rank on the layers among `parameters` instead of their weights (null): less "
-        "memory, a small file, a softer change. spm: always a LoRA.",
-    )
-    alpha: Real | None = Field(
-        None, gt=0, description="The LoRA counts alpha / rank times; null: once. Lower is like a lower rate."
-    )
-    guidance: Real | None = Field(
-        None,
-        ge=0,
-        le=30,
-        description="esd, spm, advunlearn: how far away it steers. Higher erases harder and hurts neighbours sooner.",
-    )
-    pictures: Literal["concept", "anchor", "both"] | None = Field(
-        None,
-        description="salun, sfron: whose pictures the concept's prompt is relabelled on. concept: as published. "
-        "anchor: leaves fewer blanks, where the anchor is drawn well. both: half of each.",
-    )
-    mask_share: Real | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="salun: share of the weights that training may move. Smaller spares the rest.",
-    )
-    ratio: Real | None = Field(
-        None,
-        gt=0,
-        description="sfron: how much a weight must matter for forgetting over retaining. Higher moves fewer.",
-    )
-    beta: Real | None = Field(
-        None,
-        gt=0,
-        description="npo: how soon ascent fades: at 3 / beta above the original loss a tenth is left. Higher erases "
-        "less and breaks less.",
-    )
-    attack_tokens: Count | None = Field(
-        None, ge=1, le=32, description="advunlearn: length of the adversarial prefix. Longer ones attack harder."
-    )
-    attack_steps: Count | None = Field(
-        None,
-        ge=0,
-        le=1000,
-        description="advunlearn: steps of the attack before each update, a forward and a backward pass each. 0: none.",
-    )
-    attack_lr: Real | None = Field(
-        None, gt=0, description="advunlearn: size of an attack's step, in units of the word embeddings' spread."
-    )
-    attack_from: Real | None = Field(
-        None, ge=0, le=1, description="advunlearn: share of the rounds that pass before the attack begins."
-    )
-    retain_weight: Real | None = Field(
-        None,
-        gt=0,
-        description="Factor on the retain loss. Adaptive optimizers cancel it unless the optimizer is shared or joint.",
-    )
-    lam: Real | None = Field(
-        None, gt=0, description="uce, rece, speed: how dear any change of a weight is. Lower erases harder."
-    )
-    keep_weight: Real | None = Field(
-        None, ge=0, description="uce, rece: how dear a change on what is kept is, beside 1 for the concept."
-    )
-    keep_prompts: Count | None = Field(
-        None, ge=0, le=100_000, description="uce, rece, speed: prompts that are kept. Fewer guard a narrower set."
-    )
-    repeats: Count | None = Field(
-        None, ge=0, le=100, description="rece: times that it looks for what brings the concept back. 0 is uce."
-    )
-    reg: Real | None = Field(
-        None, gt=0, description="rece: how short what it finds must be. Higher erases less and breaks less."
-    )
-    null: Real | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="speed: share of the energy of what is kept in the directions that may change. Higher erases "
-        "harder and breaks more.",
-    )
-
-    @field_validator("parameters")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"is neither a preset nor a valid regular expression ({error})") from None
-        return value
-
-    @field_validator(*OPTIONS)
-    @classmethod
-    def _own_option(cls, value: Any, info: ValidationInfo) -> Any:
-        name = info.data.get("name")
-        if name and value is not None and info.field_name not in METHOD_DEFAULTS[name]["method"]:
-            known = ", ".join(METHOD_DEFAULTS[name]["method"])
-            raise ValueError(f"{name} has no such option; it has {known}")
-        return value
-
-    @model_serializer(mode="wrap")
-    def _without_foreign_options(self, handler: Any) -> dict[str, Any]:
-        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 class RoleSection(Section):
@@ -392,58 +249,3 @@ class Config(Section):
         if self.train is None:
             raise ValueError(f"{self.method.name} does not train")
         return self.train
-
-
-def complete(given: dict[str, Any], first: str | None = None) -> dict[str, Any]:
-    """Fill in what the method sets by default; wrong values pass through, for validation to report.
-
-    `first` is the model that the model given was made from by earlier runs, if it was.
-    """
-    given = dict(given)
-    for section in ("concept", "method"):
-        if section in given:
-            given[section] = as_section(given[section])
-    if isinstance(given.get("concept"), list):
-        entries = [as_section(entry) for entry in given["concept"]]
-        alone = len(entries) == 1 and not isinstance(entries[0], list)  # a list in a list is no concept
-        given["concept"] = entries[0] if alone else entries  # one in a list is the same run as one alone
-    method = given.setdefault("method", {"name": "esd"})
-    if isinstance(method, dict):  # null is the same as not given, also after the run's own file was read again
-        given["method"] = method = {k: v for k, v in method.items() if v is not None or k not in OPTIONS}
-    name = method.get("name", "esd") if isinstance(method, dict) else "esd"
-    name = name if isinstance(name, str) and name in METHOD_DEFAULTS else "esd"
-    defaults: dict[str, Any] = {"method": {"name": name}}
-    defaults = _laid_over(defaults, METHOD_DEFAULTS[name])
-    on_world = (first or given.get("model", WORLD)) == WORLD
-    defaults = _laid_over(defaults, WORLD_DEFAULTS[name] if on_world else _of_kind(given.get("concept"), name))
-    if given.get("train") is None:
-        given.pop("train", None)
-    elif name in EDITORS:  # completed to be checked, and named in a warning (unused.py)
-        defaults["train"] = METHOD_DEFAULTS["esd"]["train"]
-    train = given.get("train")
-    return _laid_over(in_memory(defaults, given.get("memory"), train if isinstance(train, dict) else {}), given)
-
-
-def _of_kind(concept: Any, method: str) -> dict[str, Any]:
-    """What the concept's kind sets for the method; a kind that is not known counts as an object, as it does later."""
-    kinds = [one.get("kind") if isinstance(one, dict) else None for one in _listed(concept)]
-    kind = kinds[0] if kinds and all(other == kinds[0] for other in kinds) else None  # of several kinds: as objects
-    return KIND_DEFAULTS.get(kind if isinstance(kind, str) else "auto", KIND_DEFAULTS["object"]).get(method, {})
-
-
-def _listed(concept: Any) -> list[Any]:
-    return concept if isinstance(concept, list) else [concept]
-
-
-def as_section(value: Any) -> Any:
-    """A bare name as the section that it stands for."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `below` with the values of `above` in it, section by section."""
-    result = {key: dict(value) if isinstance(value, dict) else value for key, value in below.items()}
-    for key, value in above.items():
-        mine = result.get(key)
-        result[key] = _laid_over(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
-    return result
