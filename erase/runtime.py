@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# A folder that has this file is a run.
-CONFIG = "config.yaml"
+# A folder that has the first file is a run; the others are here for those who look at runs without torch.
+CONFIG, EVENTS, DONE = "config.yaml", "events.jsonl", "DONE"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "numpy")
 
 

@@ -11,6 +11,7 @@ ROWS = (
     ("__main__",),
     ("cli",),
     ("arguments", "terminal"),
+    ("batch",),
     ("workflow",),
     ("prepare",),
     ("check", "erasing", "reporting"),
