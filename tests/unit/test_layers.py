@@ -10,6 +10,7 @@ import erase
 ROWS = (
     ("__main__",),
     ("cli",),
+    ("ui",),
     ("arguments", "terminal"),
     ("batch",),
     ("workflow",),
@@ -29,8 +30,8 @@ ROWS = (
     ("errors",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
-# A configuration object stops at the workflow and the two modules that read it for that; below, functions take numbers.
-MAY_SEE_CONFIG = {"cli", "workflow", "prepare", "check", "config"}
+# A configuration object stops at the workflow and those that read it for that; the UI makes one. Below: numbers.
+MAY_SEE_CONFIG = {"cli", "ui", "workflow", "prepare", "check", "config"}
 PACKAGE = Path(erase.__file__).parent
 
 
