@@ -6,8 +6,13 @@ from erase.config.load import first_model, load_config, parse_value, run_folders
 from erase.config.schema import Config
 from erase.config.unused import unused_settings
 
+# Settings that hold a path of this machine, or may hold one among their options. A front end that serves others must
+# not let them be named freely.
+FILE_FIELDS = ("model", "output", "evaluate.files", "evaluate.judges")
+
 __all__ = [
     "EDITORS",
+    "FILE_FIELDS",
     "METHOD_DEFAULTS",
     "WORLD",
     "WORLD_DEFAULTS",

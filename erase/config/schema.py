@@ -8,9 +8,11 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -26,6 +28,8 @@ def _split_names(value: Any) -> Any:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+# A path, or a name with options that may hold one.
+Words = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class ConceptSection(Section):
@@ -188,6 +192,28 @@ class EvaluateSection(Section):
     steps: Count = Field(25, ge=1, le=1000, description="Denoising steps per picture. Fewer are faster and blurrier.")
     guidance: Real = Field(3.0, ge=0, le=30, description="How closely pictures follow their prompt.")
     skip: bool = Field(False, description="Leave judging out; `erase eval RUN` does it later.")
+    roles: Annotated[list[Name], BeforeValidator(_split_names)] | None = Field(
+        None,
+        description="Further kinds of prompts: forget_synonym_seen, forget_synonym_rare, forget_description, all "
+        "(docs/evaluation.md). More pictures, and what direct prompts do not show.",
+    )
+    files: list[Words] | None = Field(
+        None,
+        description="Prompt files, [ROLE=]FILE.csv; each takes the place of its role's own prompts. Role: forget.",
+    )
+    judges: list[Words] | None = Field(
+        None,
+        description="Who looks at the pictures, NAME[:options]: clip, imagenet, nudenet (docs/judges.md). null: the "
+        "world's own on the world, nobody on other models.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that came later are left out where they are not set: older runs dump as they did."""
+        return {key: value for key, value in dump(self).items() if value is not None or key not in LATER}
+
+
+LATER = ("roles", "files", "judges")
 
 
 # Tags, so that what is wrong with a list is not also reported as a section gone wrong. They look like pydantic's own

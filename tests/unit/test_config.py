@@ -246,6 +246,16 @@ def test_the_dump_is_plain_yaml():
     }
 
 
+def test_settings_that_came_later_are_dumped_where_they_are_set_and_not_else(write):
+    plain = load_config(None, {"concept": "cat"})
+    assert not {"roles", "files", "judges"} & set(plain.model_dump()["evaluate"])
+    given = {"concept": "cat", "evaluate.roles": "forget_synonym_rare, all", "evaluate.files": ["general=a.csv"]}
+    config = load_config(None, given | {"evaluate.judges": ["nudenet:threshold=0.5"]})
+    assert config.evaluate.roles == ["forget_synonym_rare", "all"]
+    assert load_config(write(to_yaml(config))) == config
+    assert config.model_dump()["evaluate"]["judges"] == ["nudenet:threshold=0.5"]
+
+
 def test_8bit_states_and_half_frozen_weights_are_refused_where_they_cannot_be(write):
     given = {"concept": "dog", "train.states": "8bit"}
     assert problem(None, {**given, "train.retain.optimizer": "sgd"}) == (
