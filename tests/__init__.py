@@ -1,0 +1,1 @@
+"""A package, so that none of this name that a dependency installs stands before it."""
