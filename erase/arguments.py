@@ -29,7 +29,7 @@ SHORT: dict[str, tuple[str, str]] = {
     ),
     "keep": ("concept.keep", "neighbours that must stay, separated by commas"),
     "method": ("method", "esd, spm, advunlearn, ablation, salun, sfron, ga, npo, uce, rece or speed"),
-    "optimizer": ("train.optimizer", "dual, dual_plus, shared or joint"),
+    "optimizer": ("train.optimizer", "dual, dual_plus, dual_first, dual_second, dual_rates, shared or joint"),
     "rounds": ("train.rounds", "how long it trains; one round is a forget and a retain step"),
     "memory": ("memory", "8gb, 12gb or 24gb: settings for a GPU of so much memory"),
     "seed": ("seed", "start of every random stream"),

@@ -75,6 +75,8 @@ class Need:
 # Bytes of optimizer states for a weight and a role; 8 bits have a float32 scale for each block of 256.
 EIGHT_BIT = 2 * (1 + 4 / 256)
 STATES = {"adamw": 8.0, "adam": 8.0, "sgd": 4.0, "adamw8bit-bnb": EIGHT_BIT}
+SHARES = {"dual_first": 0.5, "dual_second": 0.5, "dual_rates": 1.0}
+"""What part of AdamW's two moments the roles have in common."""
 
 
 def bytes_of_states(optimizer: str, rules: tuple[str, str], states: str) -> float:
@@ -82,6 +84,8 @@ def bytes_of_states(optimizer: str, rules: tuple[str, str], states: str) -> floa
     if optimizer == "dual_plus":
         return 3 * (EIGHT_BIT if states == "8bit" else STATES["adamw"])
     each = [EIGHT_BIT if states == "8bit" else STATES[rule] for rule in rules]
+    if optimizer in SHARES:
+        return each[0] * (2 - SHARES[optimizer])
     return sum(each) if optimizer == "dual" else each[0]
 
 

@@ -20,6 +20,7 @@ from erase.config.complete import WORLD, complete
 from erase.config.method import Count, MethodSection, Real, Section
 
 EIGHT_BIT = ("adamw", "adamw8bit-bnb")  # rules whose states can be, or always are, in 8 bits
+SHARING = ("dual_first", "dual_second", "dual_rates")  # roles share a moment of AdamW, or both
 
 
 def _split_names(value: Any) -> Any:
@@ -146,10 +147,11 @@ class TrainSection(Section):
         description="Another order of convolutions' numbers in memory, which GPUs with tensor cores compute faster; "
         "other last bits.",
     )
-    optimizer: Literal["dual", "dual_plus", "shared", "joint"] = Field(
+    optimizer: Literal["dual", "dual_plus", "dual_first", "dual_second", "dual_rates", "shared", "joint"] = Field(
         "dual",
-        description="dual: moments of its own for each role. dual_plus: a shared base and own deltas. shared: one "
-        "optimizer, in turns. joint: one, on the sum. These take rate, rule and decay from forget.",
+        description="dual: moments of its own for each role; dual_first: the first alone, dual_second: the second, "
+        "dual_rates: neither, a rate each. dual_plus: a shared base and own deltas. shared: one optimizer, in turns. "
+        "joint: one, on the sum. These two take rate, rule and decay from forget.",
     )
     forget: RoleSection = Field(description="Optimizer of the forget steps.")
     retain: RoleSection = Field(description="Optimizer of the retain steps.")
@@ -174,11 +176,19 @@ class TrainSection(Section):
     def _fitting(self) -> TrainSection:
         if self.frozen == "half" and self.precision == "fp32":
             raise ValueError("frozen half needs precision bf16-mixed or fp16-mixed, got fp32")
-        roles = {"dual": ("forget", "retain"), "dual_plus": ()}.get(self.optimizer, ("forget",))
-        others = [role for role in roles if getattr(self, role).optimizer not in EIGHT_BIT]
+        both: tuple[Literal["forget", "retain"], ...] = ("forget", "retain")
+        rules = {role: getattr(self, role).optimizer for role in both}
+        if self.optimizer in SHARING and (others := [role for role in both if rules[role] != "adamw"]):
+            raise ValueError(
+                f"{self.optimizer} shares moments, which both roles have under adamw alone, got {others[0]}.optimizer "
+                f"{rules[others[0]]}; use adamw, or optimizer dual"
+            )
+        roles = {"dual": both, "dual_plus": ()}.get(self.optimizer, both[:1])
+        others = [role for role in roles if rules[role] not in EIGHT_BIT]
         if self.states == "8bit" and others:
-            rule = getattr(self, others[0]).optimizer
-            raise ValueError(f"states 8bit are for adamw, got {others[0]}.optimizer {rule}; use adamw, or states fp32")
+            raise ValueError(
+                f"states 8bit are for adamw, got {others[0]}.optimizer {rules[others[0]]}; use adamw, or states fp32"
+            )
         return self
 
 

@@ -15,7 +15,15 @@ from erase.errors import InputError
 from erase.optim import AdamW, DualOptim, DualOptimPlus, SharedOptim, Turns, cosine, warmup
 from erase.optim.moments import States
 
-Kind = Literal["dual", "dual_plus", "shared", "joint"]
+Kind = Literal["dual", "dual_plus", "dual_first", "dual_second", "dual_rates", "shared", "joint"]
+
+# DualOptim by which of Adam's moments each role has of its own: first, second. Each role has its rate in all of them.
+DECOUPLED: dict[str, tuple[bool, bool]] = {
+    "dual": (True, True),
+    "dual_first": (True, False),
+    "dual_second": (False, True),
+    "dual_rates": (False, False),
+}
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -59,11 +67,14 @@ def build(
     """
     clip = {"forget": forget.clip, "retain": retain.clip}
     schedule = {"forget": _schedule(forget, rounds), "retain": _schedule(retain, rounds)}
-    if kind == "dual":
+    if kind in DECOUPLED:
+        first, second = DECOUPLED[kind]
         return DualOptim(
             parameters,
             forget=_factory(forget),
             retain=_factory(retain),
+            decouple_first=first,
+            decouple_second=second,
             clip=clip,
             schedule=schedule,
             mask=mask,

@@ -123,7 +123,14 @@ def test_the_model_is_as_it_was_when_training_is_over() -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "precision"),
-    [("dual", "fp32"), ("dual", "bf16-mixed"), ("dual_plus", "fp32"), ("shared", "fp32"), ("joint", "bf16-mixed")],
+    [
+        ("dual", "fp32"),
+        ("dual", "bf16-mixed"),
+        ("dual_plus", "fp32"),
+        ("dual_first", "fp32"),
+        ("shared", "fp32"),
+        ("joint", "bf16-mixed"),
+    ],
 )
 def test_8bit_states_are_small_learn_and_resume_to_the_bit(optimizer: str, precision: str) -> None:
     sizes, ends = [], []

@@ -6,7 +6,7 @@ Adding a method to METHODS adds it here. Run: pytest tests/integration/test_meth
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from erase.errors import EraseError, InputError
 from erase.events import Step, Warned, ignore, never
 from erase.methods import METHODS, Options
 from erase.models import FAMILIES, Model, select
+from erase.optim import DualOptim
 from erase.training import Pool, PoolPlan, RolePlan, Session, TrainPlan, optimizers, train
 from erase.training import session as training_session
 from erase.training.loop import take_turn
@@ -24,6 +25,7 @@ from erase.training.session import MethodPlan
 from tests.integration.conftest import build_tiny
 
 CAT = Request((Concept("cat", keep=("dog", "fox")),))
+KINDS = get_args(optimizers.Kind)
 POOL = PoolPlan(forget=4, retain=4, steps=3, batch=4)
 
 
@@ -97,7 +99,7 @@ def test_the_forget_loss_falls(method: str, tiny_model: Model) -> None:
     assert now() < start
 
 
-@pytest.mark.parametrize("optimizer", ["dual", "dual_plus", "shared", "joint"])
+@pytest.mark.parametrize("optimizer", KINDS)
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.mask])
 def test_a_mask_holds_the_other_weights_in_the_roles_it_binds(method: str, optimizer: str, tiny_model: Model) -> None:
     roles = (RolePlan(lr=1e-2, weight_decay=0.1), RolePlan(lr=1e-2, weight_decay=0.1))
@@ -333,7 +335,7 @@ def test_velocity_and_noise_say_the_same(tiny_model: Model) -> None:
     assert torch.allclose(velocity, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["dual", "dual_plus", "shared", "joint"])
+@pytest.mark.parametrize("optimizer", KINDS)
 @pytest.mark.parametrize("cut", range(1, 6))
 def test_resuming_at_any_of_six_rounds_equals_the_straight_run(optimizer: str, cut: int) -> None:
     pool = replace(POOL, refresh=4)
@@ -346,6 +348,34 @@ def test_resuming_at_any_of_six_rounds_equals_the_straight_run(optimizer: str, c
     run(second, 6, first=cut)
     expected = weights(straight)
     assert all(torch.equal(v, expected[k]) for k, v in second.model.unet.state_dict().items())
+
+
+def test_the_kinds_of_dual_share_the_moments_that_their_names_leave_out() -> None:
+    for kind, own in optimizers.DECOUPLED.items():
+        model = build_tiny()
+        dual = make(model, optimizer=kind, roles=(RolePlan(lr=1e-3), RolePlan(lr=3e-4))).optimizer
+        assert isinstance(dual, DualOptim)
+        assert (dual.lr("forget"), dual.lr("retain")) == (1e-3, 3e-4)
+        if kind != "dual":  # whose rules may have no moments at all
+            forget, retain = cast(Any, dual.optimizer("forget")), cast(Any, dual.optimizer("retain"))
+            assert (forget.first is not retain.first, forget.second is not retain.second) == own
+
+
+def test_shared_moments_at_one_rate_are_the_shared_optimizer_and_at_two_are_not() -> None:
+    ends = {}
+    for kind, retain in (("shared", 1e-3), ("dual_rates", 1e-3), ("dual_rates", 5e-4), ("shared", 5e-4)):
+        model = build_tiny()
+        run(make(model, optimizer=kind, roles=(RolePlan(lr=1e-3), RolePlan(lr=retain))), 3)
+        ends[kind, retain] = torch.cat([v.flatten() for v in weights(model).values()])
+    assert torch.equal(ends["shared", 1e-3], ends["dual_rates", 1e-3])
+    assert torch.equal(ends["shared", 1e-3], ends["shared", 5e-4])
+    assert not torch.equal(ends["dual_rates", 5e-4], ends["dual_rates", 1e-3])
+
+
+def test_a_checkpoint_of_another_sharing_is_refused() -> None:
+    saved = make(build_tiny(), optimizer="dual_first").state_dict()
+    with pytest.raises(InputError, match="decouples"):
+        make(build_tiny(), optimizer="dual_second").load_state_dict(saved)
 
 
 def test_a_cosine_ends_at_nothing_and_a_constant_does_not(tiny_model: Model) -> None:

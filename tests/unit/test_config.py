@@ -148,7 +148,8 @@ def test_every_problem_is_reported_at_once_with_value_and_remedy(write):
         "  train.rounds: must be at least 1, got 0",
         "  train.batch: must be a number, got True",
         "  train.precison: unknown key; did you mean 'precision'?",
-        "  train.optimizer: 'duel' is not one of 'dual', 'dual_plus', 'shared' or 'joint'; did you mean 'dual'?",
+        "  train.optimizer: 'duel' is not one of 'dual', 'dual_plus', 'dual_first', 'dual_second', "
+        "'dual_rates', 'shared' or 'joint'; did you mean 'dual'?",
         "  train.forget.lr: must be greater than 0, got -1",
         "  train.retain.lr: must be a finite number, got nan",
         "  lr: unknown key; did you mean 'train.forget.lr' or 'train.retain.lr'?",
@@ -268,6 +269,17 @@ def test_8bit_states_and_half_frozen_weights_are_refused_where_they_cannot_be(wr
         "train: frozen half needs precision bf16-mixed or fp16-mixed, got fp32"
     )
     assert load_config(None, {"concept": "dog", "train.frozen": "half", "train.precision": "bf16-mixed"}).train
+
+
+def test_shared_moments_need_adamw_on_both_sides(write):
+    for optimizer in ("dual_first", "dual_second", "dual_rates"):
+        given = {"concept": "dog", "train.optimizer": optimizer}
+        assert load_config(None, {**given, "train.states": "8bit"}).turns.optimizer == optimizer
+        for rule in ("sgd", "adam", "adamw8bit-bnb"):
+            assert problem(None, {**given, "train.retain.optimizer": rule}) == (
+                f"train: {optimizer} shares moments, which both roles have under adamw alone, got retain.optimizer "
+                f"{rule}; use adamw, or optimizer dual"
+            )
 
 
 def test_one_concept_has_one_form_however_it_was_given():

@@ -51,6 +51,10 @@ def test_weights_gradients_and_states_are_four_numbers_a_weight_or_six(
         ("shared", ("sgd", "adamw"), "fp32", 4),
         ("dual", ("adamw", "adamw"), "8bit", 4.0625),  # a byte each and 4 bytes a block of 256: docs/optim.md
         ("dual_plus", ("adamw", "adamw"), "8bit", 6.09375),
+        ("dual_first", ("adamw", "adamw"), "fp32", 12),
+        ("dual_second", ("adamw", "adamw"), "fp32", 12),
+        ("dual_rates", ("adamw", "adamw"), "fp32", 8),
+        ("dual_second", ("adamw", "adamw"), "8bit", 3.046875),
     ],
 )
 def test_states_by_optimizer(optimizer: str, rules: tuple[str, str], states: str, wanted: float) -> None:
