@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from erase.errors import InputError
+from erase.evaluation.paired import holm, mcnemar, paired_difference, sign_flip
 from erase.evaluation.rows import ARMS, Arm, Row, pairs, validate
-from erase.evaluation.statistics import Interval, cluster_bootstrap, mcnemar, paired_difference, proportion
+from erase.evaluation.statistics import Interval, cluster_bootstrap, proportion
 
 NONE = "none"
 Verdict = Literal["not drawn before", "degenerate", "suppressed", "weaker", "still there"]
@@ -21,8 +22,9 @@ Verdict = Literal["not drawn before", "degenerate", "suppressed", "weaker", "sti
 class Score:
     """One number of the report with its 95 % interval, over `n` pictures of `clusters` prompts.
 
-    `interval` names how it was made: "wilson" where every prompt was drawn once, else a bootstrap over prompts;
-    `deff` is the design effect, by which pictures of one prompt resemble each other.
+    `interval` names how it was made: "wilson" where every prompt was drawn once, "wilson-deff" where several times,
+    a bootstrap over prompts for what is no count; `deff` is the design effect: pictures of one prompt resemble each
+    other.
     """
 
     name: str
@@ -41,8 +43,9 @@ class Score:
 class Change:
     """After minus before over twins: 95 % interval and n pairs.
 
-    `p` is McNemar's where the score counts hits and each prompt was drawn once; pictures of one prompt are not
-    independent, as that test wants them, so with several seeds there is none and the interval speaks.
+    `p` is McNemar's exact one where the score counts hits and each prompt was drawn once, else that of flipping the
+    signs of prompts, whose pictures need not be independent. `p_holm` is adjusted over all changes of the run, which
+    are the declared family.
     """
 
     name: str
@@ -50,7 +53,8 @@ class Change:
     low: float
     high: float
     n: int
-    p: float | None
+    p: float
+    p_holm: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +179,19 @@ def retain_agreement(rows: Sequence[Row], *, judge: str = "conv") -> Interval:
 def changes(rows: Sequence[Row], *, judge: str = "conv") -> list[Change]:
     """Paired differences after - before of every score that both arms have."""
     validate(rows)
-    found = []
+    gaps: dict[str, Interval] = {}
+    p: dict[str, float] = {}
     for name, metric in metrics_of(rows).items():
         twins = _twins(rows, name, metric)
         before, after = ([metric.measure(pair[i], judge) for pair in twins] for i in (0, 1))
         clusters = [b["prompt_id"] for b, _ in twins]
-        gap = paired_difference(before, after, clusters)
-        independent = metric.counts and len(set(clusters)) == len(clusters)
-        p = mcnemar([v > 0 for v in before], [v > 0 for v in after]).p if independent else None
-        found.append(Change(name, gap.value, gap.low, gap.high, gap.n, p))
-    return found
+        gaps[name] = paired_difference(before, after, clusters)
+        if metric.counts and len(set(clusters)) == len(clusters):
+            p[name] = mcnemar([v > 0 for v in before], [v > 0 for v in after]).p
+        else:
+            p[name] = sign_flip([a - b for b, a in zip(before, after, strict=True)], clusters)
+    adjusted = holm(p)
+    return [Change(k, gap.value, gap.low, gap.high, gap.n, p[k], adjusted[k]) for k, gap in gaps.items()]
 
 
 def verdict(found: Sequence[Score]) -> Verdict:

@@ -12,6 +12,7 @@ from scipy import stats
 from erase.errors import InputError
 
 RESAMPLES = 2000
+BLOCK = 4_000_000  # numbers held at once while resampling
 FEW = 30  # below so many clusters the percentiles of a bootstrap are too narrow
 
 
@@ -30,14 +31,16 @@ class Interval:
     deff: float
     method: str
 
+    @property
+    def n_eff(self) -> float:
+        """Independent pictures that would tell as much: n / deff."""
+        return self.n / max(self.deff, 1.0)
 
-@dataclass(frozen=True, slots=True)
-class Discordance:
-    """Pairs that were right before only (`lost`), after only (`gained`), and McNemar's exact two-sided p."""
-
-    lost: int
-    gained: int
-    p: float
+    @property
+    def rho(self) -> float | None:
+        """How alike pictures of one prompt are: deff = 1 + (m - 1) rho, m pictures a prompt. None where m is 1."""
+        size = self.n / self.clusters
+        return (self.deff - 1) / (size - 1) if size > 1 else None
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
@@ -47,14 +50,24 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise InputError(f"a proportion needs 0 <= successes <= n and n >= 1; got {successes} of {n}")
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
     p = successes / n
+    return Interval(p, *wilson_bounds(p, n, confidence), n, n, 1.0, "wilson")
+
+
+def wilson_bounds(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's bounds of a share `p` of `n` trials; n may be an effective size and no whole number."""
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
     middle = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    low = 0.0 if successes == 0 else (middle - half) / scale
-    high = 1.0 if successes == n else (middle + half) / scale
-    return Interval(p, low, high, n, n, 1.0, "wilson")
+    low = 0.0 if p == 0 else max(0.0, (middle - half) / scale)
+    high = 1.0 if p == 1 else min(1.0, (middle + half) / scale)
+    return min(low, p), max(high, p)
+
+
+def few(groups: int, n: int) -> str:
+    """What to say where one prompt is all there is."""
+    return f"an interval needs 2 prompts or more; got {groups} with {n} pictures; raise evaluate.prompts"
 
 
 def cluster_bootstrap(
@@ -75,10 +88,9 @@ def cluster_bootstrap(
     n, groups = int(counts.sum()), len(sums)
     mean = float(sums.sum() / n)
     if groups < 2:
-        raise InputError(f"an interval needs 2 prompts or more; got {groups} with {n} pictures; raise evaluate.prompts")
-    deff = _design_effect(values, mean, sums, counts)
-    draws = np.random.default_rng(seed).integers(groups, size=(resamples, groups))
-    means = sums[draws].sum(1) / counts[draws].sum(1)
+        raise InputError(few(groups, n))
+    deff = _linearised(values, mean, sums, counts)
+    means = _resampled(sums, counts, resamples, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
     if groups >= FEW:
         low, high = (float(q) for q in np.quantile(means, [tail, 1 - tail]))
@@ -87,50 +99,70 @@ def cluster_bootstrap(
     return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n, groups, deff, "bootstrap-t")
 
 
-def proportion(hits: Sequence[bool], clusters: Sequence[str], *, seed: int = 0) -> Interval:
-    """Share of hits: Wilson where every cluster has one row, else the bootstrap over clusters.
+def proportion(hits: Sequence[bool], clusters: Sequence[str]) -> Interval:
+    """Share of hits: Wilson's interval where every cluster has one row, else Wilson's at the effective size.
 
-    When all rows agree a bootstrap would claim certainty; then it is Wilson's over the number of clusters.
+    n_eff = n / deff * (z / t_{K-1})^2 takes the place of n (Kish 1965 for deff; the ratio of quantiles is Korn and
+    Graubard's, 1998, for K clusters). A plain bootstrap over clusters is too narrow with few prompts and claims
+    certainty at 0 and 1; this keeps its coverage there (tests, docs/statistics.md).
     """
-    _checked(hits, clusters)
-    groups, total = len(set(clusters)), sum(map(bool, hits))
-    if groups == len(hits):
-        return wilson(total, groups)
-    if total in (0, len(hits)):
-        cautious = wilson(groups if total else 0, groups)
-        deff = len(hits) / groups
-        return Interval(cautious.value, cautious.low, cautious.high, len(hits), groups, deff, "wilson-clusters")
-    return cluster_bootstrap([float(h) for h in hits], clusters, bounds=(0.0, 1.0), seed=seed)
+    groups = len(set(clusters))
+    sums, counts = _totals([float(bool(hit)) for hit in hits], clusters)
+    n, total = int(counts.sum()), round(float(sums.sum()))
+    if groups == n:
+        return wilson(total, n)
+    deff, effective = effective_size([float(bool(hit)) for hit in hits], clusters)
+    low, high = wilson_bounds(total / n, effective)
+    return Interval(total / n, low, high, n, groups, deff, "wilson-deff")
 
 
-def paired_difference(
-    before: Sequence[float], after: Sequence[float], clusters: Sequence[str], *, seed: int = 0
+def effective_size(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
+    """Design effect as estimated, and the number of independent rows that an interval should reckon with.
+
+    The first is the linearised variance of the mean over clusters divided by that of as many independent rows (Kish's
+    deff). It is poorly known where few clusters differ from the rest, and nothing at all where none does, so the
+    second reckons with half a cluster more in which all rows are alike: n / deff' * (z / t_{K-1})^2 with
+    deff' = (h max(deff, 1) + m / 2) / (h + 1 / 2), h the clusters that hold a row other than the commonest value, and
+    m their mean size, weighted by size. Raises `InputError` for fewer than 2 clusters.
+    """
+    sums, counts = _totals(values, clusters)
+    n, groups = int(counts.sum()), len(sums)
+    if groups < 2:
+        raise InputError(few(groups, n))
+    size = float((counts**2).sum() / n)
+    rows = np.asarray(values, dtype=np.float64)
+    levels, times = np.unique(rows, return_counts=True)
+    odd = rows != levels[times.argmax()]
+    h = len(set(np.asarray(clusters)[odd].tolist()))
+    deff = _linearised(values, float(sums.sum() / n), sums, counts) if h else size
+    cautious = max(1.0, (h * max(deff, 1.0) + size / 2) / (h + 0.5))
+    return deff, n / cautious * float((stats.norm.ppf(0.975) / stats.t.ppf(0.975, groups - 1)) ** 2)
+
+
+def two_level_bootstrap(
+    targets: Sequence[tuple[Sequence[float], Sequence[str]]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Interval of mean(after - before) over twins, by resampling clusters.
+    """Mean over targets, each weighing the same, with the interval of new targets and new prompts.
 
-    Where hits (0 or 1) all change alike, the width is Wilson's over the clusters instead of nothing.
+    Targets are drawn with replacement, then the prompts within each (Davison and Hinkley 1997, 3.8); the deviation of
+    the resampled means, times sqrt(T / (T - 1)) and Student's t at T - 1, since six or nine targets are few and their
+    number, not that of the pictures, decides the width. `targets` are (values, clusters) each. The effect of
+    resampling on both levels is to count the inner variance in full: with T small the interval errs to the wide side.
     """
-    if len(before) != len(after):
-        raise InputError(f"{len(before)} rows before, {len(after)} after: every picture needs its twin")
-    _checked(before, clusters)
-    change = [float(a) - float(b) for b, a in zip(before, after, strict=True)]
-    binary = {float(v) for v in (*before, *after)} <= {0.0, 1.0}
-    if binary and len(set(change)) == 1:
-        groups = len(set(clusters))
-        kept = wilson(groups, groups).low if change[0] else wilson(0, groups).high
-        ends = {0.0: (-kept, kept), 1.0: (kept, 1.0), -1.0: (-1.0, -kept)}[change[0]]
-        return Interval(change[0], *ends, len(change), groups, len(change) / groups, "wilson-clusters")
-    return cluster_bootstrap(change, clusters, bounds=(-1.0, 1.0) if binary else (-math.inf, math.inf), seed=seed)
-
-
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> Discordance:
-    """McNemar's exact test on twins: under no change, lost ~ Binomial(lost + gained, 1/2)."""
-    if len(before) != len(after):
-        raise InputError(f"{len(before)} rows before, {len(after)} after: every picture needs its twin")
-    lost = sum(bool(b) and not a for b, a in zip(before, after, strict=True))
-    gained = sum(bool(a) and not b for b, a in zip(before, after, strict=True))
-    p = float(stats.binomtest(lost, lost + gained, 0.5).pvalue) if lost + gained else 1.0
-    return Discordance(lost, gained, p)
+    if len(targets) < 2:
+        raise InputError(f"a mean over targets needs 2 or more; got {len(targets)}")
+    parts = [_totals(values, clusters) for values, clusters in targets]
+    means = np.array([sums.sum() / counts.sum() for sums, counts in parts])
+    rng, many = np.random.default_rng(seed), len(parts)
+    inner = np.empty((many, resamples, many))
+    for place, (sums, counts) in enumerate(parts):
+        for slot in range(many):
+            inner[place, :, slot] = _resampled(sums, counts, resamples, rng)
+    chosen = rng.integers(many, size=(resamples, many))
+    drawn = inner[chosen, np.arange(resamples)[:, None], np.arange(many)].mean(1)
+    half = float(stats.t.ppf(0.975, many - 1) * drawn.std() * math.sqrt(many / (many - 1)))
+    value, n = float(means.mean()), int(sum(counts.sum() for _, counts in parts))
+    return Interval(value, value - half, value + half, n, many, 1.0, "bootstrap-two-level")
 
 
 def _checked(values: Sequence[float], clusters: Sequence[str]) -> None:
@@ -150,7 +182,17 @@ def _totals(values: Sequence[float], clusters: Sequence[str]) -> tuple[np.ndarra
     return sums, np.bincount(index, minlength=len(names))
 
 
-def _design_effect(values: Sequence[float], mean: float, sums: np.ndarray, counts: np.ndarray) -> float:
+def _resampled(sums: np.ndarray, counts: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Means over clusters drawn with replacement, (resamples,); in blocks, since prompts may be many."""
+    groups, found = len(sums), []
+    block = max(1, BLOCK // groups)
+    for start in range(0, resamples, block):
+        draws = rng.integers(groups, size=(min(block, resamples - start), groups))
+        found.append(sums[draws].sum(1) / counts[draws].sum(1))
+    return np.concatenate(found)
+
+
+def _linearised(values: Sequence[float], mean: float, sums: np.ndarray, counts: np.ndarray) -> float:
     """Linearised variance of the mean over clusters, divided by that of independent rows."""
     n, groups = int(counts.sum()), len(sums)
     single = float(np.var(np.sort(np.asarray(values, dtype=np.float64)), ddof=1)) / n

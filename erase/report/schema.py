@@ -56,7 +56,7 @@ class ScoreEntry(_Entry):
 
 
 class ChangeEntry(_Entry):
-    """After minus before over twins, with McNemar's p where hits are counted."""
+    """After minus before over twins, with the p of no change, and Holm's over all changes of the run."""
 
     name: str
     value: Finite
@@ -64,6 +64,7 @@ class ChangeEntry(_Entry):
     high: Finite
     n: Annotated[int, Field(ge=1)]
     p: Annotated[float, Field(ge=0, le=1)] | None = None
+    p_holm: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Picture(_Entry):

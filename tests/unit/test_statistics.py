@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from erase.errors import InputError
-from erase.evaluation.statistics import cluster_bootstrap, mcnemar, paired_difference, proportion, wilson
+from erase.evaluation.statistics import (
+    cluster_bootstrap,
+    effective_size,
+    proportion,
+    two_level_bootstrap,
+    wilson,
+    wilson_bounds,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,19 +36,33 @@ def test_wilson_refuses_what_is_no_proportion(successes, n):
         wilson(successes, n)
 
 
-def test_one_row_a_prompt_is_wilson_and_more_is_a_bootstrap():
+def test_one_row_a_prompt_is_wilson_and_more_is_wilson_at_the_effective_size():
     single = proportion([True, False, True, True], list("abcd"))
     assert single == wilson(3, 4)
-    many = [i % 3 == 0 for i in range(80)]
-    assert proportion(many, [str(i // 2) for i in range(80)]).method == "bootstrap"
-    assert proportion(many[:20], [str(i // 2) for i in range(20)]).method == "bootstrap-t"
+    assert (single.n_eff, single.rho) == (4, None)
+    hits, names = [i % 3 == 0 for i in range(80)], [str(i // 2) for i in range(80)]
+    found = proportion(hits, names)
+    _, effective = effective_size([float(h) for h in hits], names)
+    assert found.method == "wilson-deff"
+    assert (found.low, found.high) == wilson_bounds(27 / 80, effective)
+
+
+def test_effective_size_by_hand():
+    # 4 prompts of 2 pictures, hits (2, 2, 0, 0): deff = (2 * 4 / 3 / 8) / (2/7 * 8 / 8): residuals +-1, so
+    # 4 * 4/3 / 64 = 1/12 over var 2/7 / 8 = 1/28. The prior adds half a prompt of alike pictures to the 2 odd ones.
+    deff, effective = effective_size([1.0] * 4 + [0.0] * 4, list("aabbccdd"))
+    assert deff == pytest.approx(28 / 12)
+    cautious = (2 * 28 / 12 + 1) / 2.5
+    assert effective == pytest.approx(8 / cautious * (1.959964 / 3.182446) ** 2, rel=1e-5)
+    with pytest.raises(InputError, match="2 prompts"):
+        effective_size([1.0, 0.0], ["a", "a"])
 
 
 def test_unanimous_clusters_are_not_certain():
     found = proportion([False] * 60, [str(i // 3) for i in range(60)])
     assert found.value == found.low == 0
-    assert found.high == pytest.approx(wilson(0, 20).high)
-    assert (found.n, found.clusters, found.deff) == (60, 20, 3)
+    assert wilson(0, 20).high < found.high < wilson(0, 15).high  # 20 prompts, and t at 19 instead of z
+    assert (found.n, found.clusters, found.deff, found.n_eff, found.rho) == (60, 20, 3, 20, 1)
 
 
 def test_design_effect_of_copies_is_their_number():
@@ -51,6 +72,7 @@ def test_design_effect_of_copies_is_their_number():
     found = proportion(hits, [str(i // 4) for i in range(160)])
     assert found.deff == pytest.approx(4 * 159 * 40 / (39 * 160))
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(40), rel=0.08)
+    assert found.rho == pytest.approx((found.deff - 1) / 3)
 
 
 def test_bootstrap_is_seeded_and_blind_to_row_order():
@@ -82,54 +104,44 @@ def test_bootstrap_refuses_nothing_one_prompt_and_nan():
             cluster_bootstrap(values, clusters)
 
 
-@pytest.mark.parametrize(("seeds", "shared", "least"), [(1, 0.0, 0.93), (5, 0.5, 0.90)])
-def test_coverage(seeds, shared, least):
-    """95 % intervals hold the truth about 95 times in 100; pooled rows of one prompt would do so far less often."""
-    rng = np.random.default_rng(3)
-    hits, naive, trials, prompts, rate = 0, 0, 250, 60, 0.3
+def made(rng, prompts, seeds, rate, shared):
+    """Hits of prompts x seeds: with probability sqrt(shared) a row copies its prompt's own draw, so rho = shared."""
+    own = rng.random((prompts, 1)) < rate
+    return np.where(rng.random((prompts, seeds)) < math.sqrt(shared), own, rng.random((prompts, seeds)) < rate)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "shared", "rate"), [(20, 5, 0.3, 0.1), (10, 5, 0.6, 0.3), (20, 20, 0.3, 0.02)]
+)
+def test_few_prompts_and_rates_near_0_keep_their_coverage(prompts, seeds, shared, rate):
+    """Where a bootstrap over prompts holds the truth 60 to 90 times in 100."""
+    rng, kept, plain, trials = np.random.default_rng(1), 0, 0, 400
+    names = [str(i // seeds) for i in range(prompts * seeds)]
     for trial in range(trials):
-        # With probability `shared` a row copies its prompt's own draw, which makes rows of a prompt alike.
-        own = rng.random((prompts, 1)) < rate
-        rows = np.where(rng.random((prompts, seeds)) < math.sqrt(shared), own, rng.random((prompts, seeds)) < rate)
-        names = [str(i // seeds) for i in range(prompts * seeds)]
-        found = proportion(rows.ravel().tolist(), names, seed=trial)
-        hits += found.low <= rate <= found.high
-        pooled = wilson(int(rows.sum()), rows.size)
-        naive += pooled.low <= rate <= pooled.high
-    assert least <= hits / trials <= 0.99
-    if seeds > 1:
-        assert naive / trials < 0.85
+        rows = made(rng, prompts, seeds, rate, shared).ravel()
+        found = proportion(rows.tolist(), names)
+        kept += found.low <= rate <= found.high
+        if trial < 100:
+            old = cluster_bootstrap(rows.astype(float).tolist(), names, resamples=300)
+            plain += old.low <= rate <= old.high
+    assert kept / trials >= 0.93
+    assert plain / 100 < kept / trials
 
 
-def test_paired_difference_is_after_minus_before():
-    before, after = [1.0] * 50 + [0.0] * 50, [1.0] * 20 + [0.0] * 80
-    found = paired_difference(before, after, [str(i) for i in range(100)])
-    assert found.value == pytest.approx(-0.3)
-    # sd of a difference that is -1 in 30 % of rows: sqrt(.3 * .7) = .4583; half-width 1.96 * .04583
-    assert (found.low, found.high) == pytest.approx((-0.39, -0.21), abs=0.02)
-
-
-def test_paired_difference_of_equal_arms_has_a_width_and_of_equal_scores_none():
-    hits = [1.0, 0.0] * 25
-    names = [str(i) for i in range(50)]
-    found = paired_difference(hits, hits, names)
-    assert (found.value, found.low, found.high) == pytest.approx((0, -0.071348, 0.071348), abs=1e-6)
-    found = paired_difference([1.0] * 50, [0.0] * 50, names)
-    assert (found.value, found.low, found.high) == pytest.approx((-1, -1, -(1 - 0.071348)), abs=1e-6)
-    scores = [0.1 * (i % 7) for i in range(50)]
-    found = paired_difference(scores, scores, names)
-    assert (found.value, found.low, found.high) == (0, 0, 0)
-
-
-def test_paired_difference_needs_twins():
-    with pytest.raises(InputError, match="twin"):
-        paired_difference([1.0], [1.0, 0.0], ["a"])
-
-
-def test_mcnemar_by_hand():
-    # 1 gained, 5 lost: 2 * (C(6,0) + C(6,1)) / 2^6 = 14 / 64; the concordant rows do not matter.
-    before = [True] * 5 + [False] + [True] * 10
-    after = [False] * 5 + [True] + [True] * 10
-    found = mcnemar(before, after)
-    assert (found.lost, found.gained, found.p) == (5, 1, pytest.approx(14 / 64))
-    assert mcnemar([True, False], [True, False]).p == 1.0
+def test_a_mean_over_targets_counts_targets():
+    """Truth 0.5; targets deviate by 0.1, prompts by 0.5: the error over targets decides, whatever the prompts."""
+    rng, kept, naive, trials = np.random.default_rng(4), 0, 0, 150
+    names = [str(i) for i in range(100)]
+    for trial in range(trials):
+        centres = 0.5 + 0.1 * rng.standard_normal(6)
+        targets = [((centre + 0.5 * rng.standard_normal(100)).tolist(), names) for centre in centres]
+        found = two_level_bootstrap(targets, resamples=400, seed=trial)
+        kept += found.low <= 0.5 <= found.high
+        pooled = [v for values, _ in targets for v in values]
+        half = 1.96 * np.std(pooled) / math.sqrt(len(pooled))
+        naive += abs(np.mean(pooled) - 0.5) <= half
+    assert found.clusters == 6 and found.n == 600 and found.method == "bootstrap-two-level"
+    assert kept / trials >= 0.92
+    assert naive / trials < 0.75
+    with pytest.raises(InputError, match="2 or more"):
+        two_level_bootstrap(targets[:1])
