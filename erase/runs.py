@@ -29,14 +29,13 @@ GUARDS, ROWS, REPORT, PAGE = "guards.json", "rows.jsonl", "report.json", "report
 FORMAT = "2"
 MODEL = "model/trained.safetensors"
 CHECKPOINTS = "checkpoint"
+MOST = 10_000  # runs of one name
 
 
 def new_folder(root: Path, concept: str, method: str, config: str) -> Path:
     """Make `<root>/<date>-<concept>-<method>[-n]` with its config.yaml; the number keeps runs of one day apart."""
-    # A name of a file has room for 255 letters; titles of several concepts may be longer.
-    name = re.sub(r"[^a-z0-9]+", "-", f"{date.today().isoformat()}-{concept[:200]}-{method}".lower()).strip("-")
-    for n in range(1, 10_000):
-        folder = root / (name if n == 1 else f"{name}-{n}")
+    for name in names(concept, method):
+        folder = root / name
         with _all_or_nothing(folder):
             try:
                 folder.mkdir(parents=True)
@@ -46,7 +45,14 @@ def new_folder(root: Path, concept: str, method: str, config: str) -> Path:
                 raise InputError(f"cannot make the run folder {folder}: {error.strerror or error}") from None
             write_text(folder / CONFIG, config)
             return folder
-    raise InputError(f"{root} holds 10,000 runs named {name}; choose another output")
+    raise InputError(f"{root} holds {MOST:,} runs named {next(names(concept, method))}; choose another output")
+
+
+def names(concept: str, method: str) -> Iterator[str]:
+    """The names that a run of today may have, `<date>-<concept>-<method>[-n]`, the first one first."""
+    # A name of a file has room for 255 letters; titles of several concepts may be longer.
+    name = re.sub(r"[^a-z0-9]+", "-", f"{date.today().isoformat()}-{concept[:200]}-{method}".lower()).strip("-")
+    return (name if n == 1 else f"{name}-{n}" for n in range(1, MOST))
 
 
 def claim_folder(folder: Path, config: str) -> Path:

@@ -129,17 +129,18 @@ def last_error(log: Path, code: int, begin: int = 0) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
 
 
-def tail(folder: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+def tail(folder: Path, offset: int = 0, most: int | None = None) -> tuple[list[dict[str, Any]], int]:
     """What a run's events.jsonl got since byte `offset`: its whole lines, and the offset to ask for the next time.
 
-    None and the same offset where there is no file yet; one that became shorter is read anew.
+    `most` bytes at once; the next call goes on from there. None and the same offset where there is no file yet; one
+    that became shorter is read anew.
     """
     try:
         with (folder / EVENTS).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             offset = offset if 0 <= offset <= size else 0
             file.seek(offset)
-            fresh = file.read(size - offset)
+            fresh = file.read(size - offset if most is None else min(most, size - offset))
     except OSError:
         return [], offset
     whole = fresh[: fresh.rfind(b"\n") + 1]

@@ -27,8 +27,3 @@ class Twin:
 def twins(roots: Roots, name: str) -> list[Twin]:
     """The pictures that a run's report shows. Raises `InputError` where there is no report yet."""
     raise NotImplementedError
-
-
-def is_sensitive(folder: Path) -> bool:
-    """Whether a run's pictures are to be blurred until revealed: it was marked so, or its concept is of kind nudity."""
-    raise NotImplementedError
