@@ -184,16 +184,25 @@ def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None
     made.add_argument("what", choices=["methods", "models", "concepts", "parameters"])
     made = command(
         "world",
-        "rebuild the bundled model and its judges from the glyphs",
+        "rebuild the bundled model and its judges from the glyphs, or train a small one",
+        "erase world --small --output small\nerase world --small --without cat --seed 1 --output small-without-cat\n"
         "erase world --status\nerase world --output build/world --device cuda\n"
         "erase world --output build/world --stage conv --stage patch",
     )
-    made.add_argument(
-        "--output", metavar="DIR", type=user_path, default=Path("build/world"), help="folder (build/world)"
-    )
+    made.add_argument("--output", metavar="DIR", type=user_path, help="folder (build/world; build/small)")
     made.add_argument(
         "--build", metavar="DIR", type=user_path, default=Path("build/work"), help="checkpoints (build/work)"
     )
+    made.add_argument(
+        "--small", action="store_true", help="train a small world of 12 objects and 4 styles; Ctrl-C and again: goes on"
+    )
+    made.add_argument(
+        "--without",
+        metavar="NAME[=OTHER]",
+        help="small: as if one concept had never been: its pictures dropped (cat), or its word drawn as another "
+        "(cat=fox)",
+    )
+    made.add_argument("--seed", metavar="N", type=_whole, help="small: start of every random stream (0)")
     made.add_argument("--stage", metavar="NAME", action="append", help="only this stage; may be given several times")
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     made.add_argument("--minutes", metavar="M", type=_positive, help="stop after so long; the same command goes on")

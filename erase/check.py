@@ -11,7 +11,7 @@ from erase.config.schema import ConceptSection
 from erase.errors import InputError
 from erase.evaluation.prompts import resolve, world_asks, world_concept
 from erase.runtime import CONFIG, user_path
-from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
+from erase.world.vocabulary import Vocabulary, vocabulary_of
 
 # The preset to take when one did not suffice.
 SMALLER = {None: "24gb", "24gb": "12gb", "12gb": "8gb", "8gb": None}
@@ -31,12 +31,13 @@ def check_config(config: Config) -> list[str]:
             f"train.pool.forget {config.train.pool.forget} is too few for {len(request.concepts)} concepts; each needs "
             "one trajectory or more"
         )
-    if first_model(config.model) == WORLD:
+    world = vocabulary_of(first_model(config.model))
+    if world:
         if not config.evaluate.skip:
-            world_asks(request, config.evaluate.prompts, config.evaluate.seeds)
+            world_asks(request, config.evaluate.prompts, config.evaluate.seeds, world=world)
         for word in (word for section in config.concepts for word in _words(section)):
-            if resolve(word)[1] != " ".join(word.casefold().split()):
-                warnings.append(f"{word!r} is trained and judged as {resolve(word)[1]!r}, its name in the world")
+            if resolve(word, world)[1] != " ".join(word.casefold().split()):
+                warnings.append(f"{word!r} is trained and judged as {resolve(word, world)[1]!r}, its name in the world")
     return warnings + _again(config, request) + unused_settings(config)
 
 
@@ -53,7 +54,7 @@ def named_request(config: Config) -> Request:
     In the world every name is canonical. Raises `InputError` for one that it lacks or that does not fit, for a concept
     given twice, and for an anchor or neighbour that is to be erased as well, or was.
     """
-    world = first_model(config.model) == WORLD
+    world = vocabulary_of(first_model(config.model))
     request = Request(tuple(_named(section, world) for section in config.concepts))
     own = [concept.name.lower() for concept in request.concepts]
     earlier = {c.name.lower(): c for c in _earlier(config, world) if c.name.lower() not in own}
@@ -67,7 +68,7 @@ def named_request(config: Config) -> Request:
                 when = "was erased by an earlier run" if words.lower() in earlier else "is to be erased as well"
                 raise InputError(f"concept.{key}: {words!r} {when}; name another one")
     if world:
-        _check_world(request)
+        _check_world(request, world)
     return request
 
 
@@ -89,36 +90,36 @@ def less_memory(config: Config) -> str:
     return f"take {'; or '.join(steps)}" if steps else "this model needs a larger GPU; --device cpu takes long"
 
 
-def _check_world(request: Request) -> None:
+def _check_world(request: Request, world: Vocabulary) -> None:
     if len(request.kinds) > 1:
         names = title([concept.name for concept in request.concepts])
         raise InputError(
             f"concept: {names} are objects and styles, and the world is judged by one kind at a time; erase one kind, "
             "then give that run's folder as model"
         )
-    for names in (OBJECT_NAMES, STYLE_NAMES):
+    for names in (world.object_names, world.style_names):
         if set(names) <= request.gone:
             raise InputError(f"concept: nothing would be left of the world's {len(names)} names like {names[0]!r}")
 
 
 def _again(config: Config, request: Request) -> list[str]:
     """A warning for each concept that an earlier run erased already."""
-    before = {concept.name.lower() for concept in _earlier(config, first_model(config.model) == WORLD)}
+    before = {concept.name.lower() for concept in _earlier(config, vocabulary_of(first_model(config.model)))}
     names = [concept.name for concept in request.concepts if concept.name.lower() in before]
     return [f"{name!r} was erased by an earlier run already; this one begins from what is left of it" for name in names]
 
 
-def _earlier(config: Config, world: bool) -> Iterator[Concept]:
+def _earlier(config: Config, world: Vocabulary | None) -> Iterator[Concept]:
     """What the runs that made the model erased, the first run's first."""
     for folder in reversed(run_folders(config.model)):
         for section in load_config(folder / CONFIG).concepts:
             yield _named(section, world)
 
 
-def _named(given: ConceptSection, world: bool) -> Concept:
+def _named(given: ConceptSection, world: Vocabulary | None) -> Concept:
     kept = () if given.keep == "auto" else tuple(given.keep)
     if world:
-        return world_concept(given.name, given.kind, given.anchor, kept)
+        return world_concept(given.name, given.kind, given.anchor, kept, world)
     return Concept(given.name, "object" if given.kind == "auto" else given.kind, given.anchor, kept)
 
 

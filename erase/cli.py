@@ -208,7 +208,29 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _small_world(options: argparse.Namespace) -> int:
+    from erase.runtime import output_folder, pick_device
+    from erase.terminal import stopping_on_signals
+    from erase.world.small import Recipe, train_small
+
+    other = next((name for name in ("stage", "status") if getattr(options, name)), None)
+    if other:
+        raise InputError(f"--{other} is for the whole world's stages; --small has one, so leave --{other} out")
+    output = output_folder(options.output or Path("build/small"))
+    recipe = Recipe(without=options.without or "", seed=options.seed or 0)
+    deadline = time.time() + 60 * options.minutes if options.minutes else math.inf
+    with stopping_on_signals() as stop:
+        found = train_small(output, recipe, pick_device(options.device), stop, deadline)
+    print(f"{output}: {found.size}")
+    return 0
+
+
 def _world(options: argparse.Namespace) -> int:
+    if options.small:
+        return _small_world(options)
+    other = next((name for name in ("without", "seed") if getattr(options, name) is not None), None)
+    if other:
+        raise InputError(f"--{other} is for the small world; add --small")
     from erase.runtime import output_folder, pick_device
     from erase.terminal import columns
     from erase.world import recipe
@@ -217,11 +239,12 @@ def _world(options: argparse.Namespace) -> int:
         done = _durations(options.build / "durations.json")
         print(columns([(name, f"{done[name]:.0f} s" if name in done else "to do") for name in recipe.STAGES]))
         return 0
-    for folder in (options.output, options.build):
+    output = options.output or Path("build/world")
+    for folder in (output, options.build):
         output_folder(folder)
     try:
         recipe.rebuild(
-            options.output,
+            output,
             build=options.build,
             stages=options.stage,
             device=pick_device(options.device),
@@ -229,7 +252,7 @@ def _world(options: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on from the last checkpoint") from None
-    print(options.output)
+    print(output)
     return 0
 
 

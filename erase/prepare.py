@@ -20,7 +20,19 @@ from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.methods import METHODS, Options
 from erase.methods.editing import EditOptions
-from erase.models import ENCODER, LoraPlan, Model, hub_id, layers, load_model, merge, model_hash, put_tensors, select
+from erase.models import (
+    ENCODER,
+    WORLD,
+    LoraPlan,
+    Model,
+    hub_id,
+    layers,
+    load_model,
+    merge,
+    model_hash,
+    put_tensors,
+    select,
+)
 from erase.runtime import file_hash, output_folder, pick_device, user_path
 from erase.scoring import JudgePlan, content_hash
 from erase.training import EditPlan, MemoryPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
@@ -148,7 +160,7 @@ def _resolved(config: Config, request: Request, model: Model, device: torch.devi
     if run_folders(config.model):
         update["model"] = str(user_path(config.model).resolve())
     else:
-        kept = model.world or hub_id(model.source) is not None
+        kept = model.source == WORLD or hub_id(model.source) is not None
         update["model"] = model.source if kept else str(user_path(model.source).resolve())
         update["variant"] = model.variant
     sections = [

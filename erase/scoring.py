@@ -23,6 +23,7 @@ from erase.models import Model, model_hash, put_tensors
 from erase.report.schema import Pair, Picture
 from erase.runtime import environment, write_png
 from erase.sampling import Shot, noise_hash, sample
+from erase.world.vocabulary import FULL
 
 # What of `environment` can move a picture's last bits; `erase` is there for the sampler's own code.
 MOVES_BITS = ("erase", "torch", "diffusers", "transformers", "device", "threads", "cpu_capability")
@@ -63,7 +64,7 @@ def judge_run(
 
     `arms` holds the trained subset's tensors before and after; afterwards the model holds the latter.
     """
-    asks = world_asks(request, plan.prompts, plan.seeds)
+    asks = world_asks(request, plan.prompts, plan.seeds, world=model.vocabulary or FULL)
     judges = load_judges(model.device)
     rows: list[Row] = []
     drawn: dict[Arm, Drawn] = {}

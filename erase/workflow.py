@@ -13,7 +13,7 @@ from torch import Tensor
 from erase import __version__, runs
 from erase.check import check_variant, named_request
 from erase.concept import title
-from erase.config import Config, first_model, run_folders, to_yaml
+from erase.config import Config, first_model, is_world, run_folders, to_yaml
 from erase.erasing import edit_run, train_run
 from erase.errors import InputError
 from erase.evaluation.rows import Arm
@@ -167,8 +167,8 @@ def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop =
     config = stored_config(folder, finished=True)
     runs.read_guards(folder)
     first = first_model(config.model)
-    if first != WORLD:
-        raise InputError(f"{folder} is a run on {first!r}; only runs on the bundled world can be judged so far")
+    if not is_world(first):
+        raise InputError(f"{folder} is a run on {first!r}; only runs on a world can be judged so far")
     device, warnings = stored_device(config)
     model, arms = load_run(folder, config, device, on_event)
     request = prepare_request(config, model)

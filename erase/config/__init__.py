@@ -1,6 +1,6 @@
 """What a user may write down about a run: the schema, its defaults, and reading it with all problems at once."""
 
-from erase.config.complete import WORLD
+from erase.config.complete import WORLD, is_world
 from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
 from erase.config.load import first_model, load_config, parse_value, run_folders, to_yaml
 from erase.config.schema import Config
@@ -18,6 +18,7 @@ __all__ = [
     "WORLD_DEFAULTS",
     "Config",
     "first_model",
+    "is_world",
     "load_config",
     "parse_value",
     "run_folders",

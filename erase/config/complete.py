@@ -7,8 +7,8 @@ from typing import Any
 from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
 from erase.config.method import OPTIONS
 from erase.config.presets import KIND_DEFAULTS, in_memory
-
-WORLD = "world"
+from erase.errors import InputError
+from erase.runtime import WORLD, WORLD_FILE, user_path
 
 
 def complete(given: dict[str, Any], first: str | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def complete(given: dict[str, Any], first: str | None = None) -> dict[str, Any]:
     name = name if isinstance(name, str) and name in METHOD_DEFAULTS else "esd"
     defaults: dict[str, Any] = {"method": {"name": name}}
     defaults = _laid_over(defaults, METHOD_DEFAULTS[name])
-    on_world = (first or given.get("model", WORLD)) == WORLD
+    on_world = is_world(first or given.get("model", WORLD))
     defaults = _laid_over(defaults, WORLD_DEFAULTS[name] if on_world else _of_kind(given.get("concept"), name))
     if given.get("train") is None:
         given.pop("train", None)
@@ -39,6 +39,14 @@ def complete(given: dict[str, Any], first: str | None = None) -> dict[str, Any]:
         defaults["train"] = METHOD_DEFAULTS["esd"]["train"]
     train = given.get("train")
     return _laid_over(in_memory(defaults, given.get("memory"), train if isinstance(train, dict) else {}), given)
+
+
+def is_world(model: Any) -> bool:
+    """Whether a model is the bundled world or the folder of another one, which the world's judges can judge."""
+    try:
+        return model == WORLD or (isinstance(model, str) and (user_path(model) / WORLD_FILE).is_file())
+    except (InputError, OSError):  # what cannot be a path is refused where it is to be loaded
+        return False
 
 
 def _of_kind(concept: Any, method: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from erase.concept import Concept, Request, phrase
 from erase.errors import InputError
 from erase.runtime import stable_seed
-from erase.world.vocabulary import COLOUR_NAMES, OBJECT_NAMES, OBJECTS, STYLE_NAMES, STYLES
+from erase.world.vocabulary import COLOUR_NAMES, FULL, Vocabulary
 
 Domain = Literal["object", "style"]
 Role = Literal["forget", "retain_in", "neighbour", "retain_cross", "earlier"]
@@ -49,13 +49,13 @@ class Ask:
     about: tuple[str, Domain] | None = None
 
 
-def resolve(name: str) -> tuple[Domain, str]:
+def resolve(name: str, world: Vocabulary = FULL) -> tuple[Domain, str]:
     """Find a concept of the world by its name or a synonym: ("object" or "style", canonical name).
 
     Raises `InputError` with close matches for anything else.
     """
     wanted = " ".join(name.casefold().split())
-    tables: tuple[tuple[Domain, Iterable[Any]], ...] = (("object", OBJECTS), ("style", STYLES))
+    tables: tuple[tuple[Domain, Iterable[Any]], ...] = (("object", world.objects), ("style", world.styles))
     for domain, entries in tables:
         for entry in entries:
             if wanted == entry.name:
@@ -64,24 +64,29 @@ def resolve(name: str) -> tuple[Domain, str]:
         for entry in entries:
             if wanted in entry.synonyms:
                 return domain, entry.name
-    known = [*OBJECT_NAMES, *STYLE_NAMES, *(s for e in (*OBJECTS, *STYLES) for s in e.synonyms)]
+    entries = (*world.objects, *world.styles)
+    known = [*(e.name for e in entries), *(s for e in entries for s in e.synonyms)]
     close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
-    hint = f"did you mean {', '.join(close)}?" if close else f"try {', '.join(OBJECT_NAMES[:5])} or a style, e.g. flat"
-    raise InputError(f"concept {name!r} is not in the bundled world; {hint}")
+    some = f"try {', '.join(world.object_names[:5])} or a style, e.g. {world.style_names[0]}"
+    hint = f"did you mean {', '.join(close)}?" if close else some
+    where = "the bundled world" if world == FULL else f"this world of {world.size}"
+    raise InputError(f"concept {name!r} is not in {where}; {hint}")
 
 
-def world_concept(name: str, kind: str = "auto", anchor: str = "", keep: Iterable[str] = ()) -> Concept:
+def world_concept(
+    name: str, kind: str = "auto", anchor: str = "", keep: Iterable[str] = (), world: Vocabulary = FULL
+) -> Concept:
     """A concept of the world from what a user typed, every name canonical.
 
     Raises `InputError` for a name that the world lacks, a kind that does not fit, an anchor or a kept name that is the
     concept itself (by a synonym, say) or of the other domain.
     """
-    domain, target = resolve(name)
+    domain, target = resolve(name, world)
     if kind not in ("auto", domain):
         raise InputError(f"concept.kind {kind}: {name!r} is of kind {domain} in the world; use auto")
     if anchor:
         given = anchor
-        other, anchor = resolve(given)
+        other, anchor = resolve(given, world)
         if other != domain:
             raise InputError(
                 f"concept.anchor {given!r} is of kind {other}, {name!r} of kind {domain}; name another one"
@@ -89,19 +94,23 @@ def world_concept(name: str, kind: str = "auto", anchor: str = "", keep: Iterabl
         if anchor == target:
             raise InputError(f"concept.anchor {given!r} is the concept itself; name another {domain}, or none")
     concept = Concept(target, domain, anchor, tuple(keep))
-    return replace(concept, keep=_keep(concept, domain, target))
+    return replace(concept, keep=_keep(concept, domain, target, world))
 
 
-def neighbours_of(domain: Domain, name: str, count: int = 5, gone: Container[str] = ()) -> tuple[str, ...]:
+def neighbours_of(
+    domain: Domain, name: str, count: int = 5, gone: Container[str] = (), world: Vocabulary = FULL
+) -> tuple[str, ...]:
     """Stand-ins for the nearest concepts: the target's own family first, then the rest in the world's order."""
     if domain == "style":
-        return tuple(s for s in STYLE_NAMES if s != name and s not in gone)[:count]
-    family = {o.name: o.family for o in OBJECTS}
-    others = [o for o in OBJECT_NAMES if o != name and o not in gone]
+        return tuple(s for s in world.style_names if s != name and s not in gone)[:count]
+    family = {o.name: o.family for o in world.objects}
+    others = [o for o in world.object_names if o != name and o not in gone]
     return tuple(sorted(others, key=lambda o: family[o] != family[name]))[:count]
 
 
-def world_asks(request: Request, prompts: int, seeds: int, *, neighbours: int = 5) -> list[Ask]:
+def world_asks(
+    request: Request, prompts: int, seeds: int, *, neighbours: int = 5, world: Vocabulary = FULL
+) -> list[Ask]:
     """Every picture of an evaluation on the bundled world, the same list on every machine.
 
     `prompts` different sentences for each role, `seeds` pictures of each, balanced over classes and then over the
@@ -115,18 +124,20 @@ def world_asks(request: Request, prompts: int, seeds: int, *, neighbours: int = 
     But for the last, none names what earlier runs erased. Raises `InputError` for an unknown concept, a kind that does
     not fit, concepts of two domains, and more prompts than there are sentences, or fewer than two for each concept.
     """
-    targets = [_target(concept) for concept in request.concepts]
-    domain, gone = targets[0][0], _gone(request)
+    targets = [_target(concept, world) for concept in request.concepts]
+    domain, gone = targets[0][0], _gone(request, world)
     if any(other != domain for other, _ in targets):
         raise InputError(f"evaluate: {request.title} are objects and styles; the world can judge one kind in a run")
     if prompts < 1 or seeds < 1:
         raise InputError(f"evaluate: prompts {prompts} and seeds {seeds} must both be 1 or more")
     if len(targets) > 1 and prompts < 2 * len(targets):
         raise InputError(f"evaluate.prompts {prompts} are too few for {len(targets)} concepts; two each are the least")
-    others = _spread(c for c in _names(domain) if c not in gone)
+    others = _spread(c for c in world.names(domain) if c not in gone)
     near: dict[str, None] = {}
     for concept, (_, target) in zip(request.concepts, targets, strict=True):
-        near |= dict.fromkeys(_keep(concept, domain, target) or neighbours_of(domain, target, neighbours, gone))
+        near |= dict.fromkeys(
+            _keep(concept, domain, target, world) or neighbours_of(domain, target, neighbours, gone, world)
+        )
     near = {name: None for name in near if name not in gone}
     if not near:
         raise InputError(f"evaluate: neighbours {neighbours} must be 1 or more, beside what is erased")
@@ -141,22 +152,18 @@ def world_asks(request: Request, prompts: int, seeds: int, *, neighbours: int = 
     )
     asks = []
     for role, group, words in groups:
-        for cell in _cells(domain, group, prompts, gone):
+        for cell in _cells(world, domain, group, prompts, gone):
             asks += [_ask(role, cell, words, seed) for seed in range(seeds)]
     for concept in request.earlier:
-        earlier, name = _target(concept)
-        for cell in _cells(earlier, [name], max(2, prompts // len(request.earlier)), gone):
+        earlier, name = _target(concept, world)
+        for cell in _cells(world, earlier, [name], max(2, prompts // len(request.earlier)), gone):
             asks += [replace(_ask("earlier", cell, {}, seed), about=(name, earlier)) for seed in range(seeds)]
     return asks
 
 
-def _names(domain: Domain) -> tuple[str, ...]:
-    return OBJECT_NAMES if domain == "object" else STYLE_NAMES
-
-
-def _gone(request: Request) -> set[str]:
+def _gone(request: Request, world: Vocabulary) -> set[str]:
     """Canonical names of all that is erased or is to be."""
-    return {_target(concept)[1] for concept in (*request.concepts, *request.earlier)}
+    return {_target(concept, world)[1] for concept in (*request.concepts, *request.earlier)}
 
 
 def pictures(asks: Sequence[Ask]) -> list[Ask]:
@@ -169,8 +176,8 @@ def _spread(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: stable_seed("class", name))
 
 
-def _target(concept: Concept) -> tuple[Domain, str]:
-    domain, target = resolve(concept.name)
+def _target(concept: Concept, world: Vocabulary) -> tuple[Domain, str]:
+    domain, target = resolve(concept.name, world)
     if concept.kind != domain:
         raise InputError(
             f"concept {concept.name!r} has kind {concept.kind!r} but is a {domain} here; set kind: {domain}"
@@ -178,10 +185,10 @@ def _target(concept: Concept) -> tuple[Domain, str]:
     return domain, target
 
 
-def _keep(concept: Concept, domain: Domain, target: str) -> tuple[str, ...]:
+def _keep(concept: Concept, domain: Domain, target: str, world: Vocabulary) -> tuple[str, ...]:
     kept: dict[str, None] = {}
     for name in concept.keep:
-        found, canonical = resolve(name)
+        found, canonical = resolve(name, world)
         if found != domain or canonical == target:
             what = "the concept itself" if canonical == target else f"of kind {found}"
             raise InputError(f"concept.keep: {name!r} is {what}; name other {domain}s of the world, or use auto")
@@ -192,9 +199,9 @@ def _keep(concept: Concept, domain: Domain, target: str) -> tuple[str, ...]:
 Cell = tuple[str, str, str, str]  # object, style, colour, template
 
 
-def _cells(domain: Domain, group: Sequence[str], prompts: int, gone: Container[str]) -> list[Cell]:
+def _cells(world: Vocabulary, domain: Domain, group: Sequence[str], prompts: int, gone: Container[str]) -> list[Cell]:
     """`prompts` distinct cells, classes in turn; within a class the other axes advance together."""
-    across = _spread(name for name in _names("style" if domain == "object" else "object") if name not in gone)
+    across = _spread(name for name in world.names("style" if domain == "object" else "object") if name not in gone)
     wide, colours, frames = len(across), len(COLOUR_NAMES), tuple(TEMPLATES)
     room = len(group) * wide * colours * len(frames)
     if prompts > room:

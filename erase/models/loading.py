@@ -20,6 +20,7 @@ from erase.models.noising import PROCESSES
 from erase.models.weights import INDEX, check_classes, family_of, read_json, read_part
 from erase.resources import asset
 from erase.runtime import user_path
+from erase.world.vocabulary import vocabulary_of
 
 MOST_TIMES = 100_000  # of a noise schedule; models have 1,000
 LARGEST = 1024  # side of a latent, eight times that of Stable Diffusion XL
@@ -46,7 +47,7 @@ def load_model(
             file = path if path.is_file() else None
             name, reason, parts = parts_of_file(path) if file else _parts_of_folder(path, variant)
             parts["unet"] = parts.pop(FAMILIES[name].denoiser)
-            model = Model(source, **parts, family=name, reason=reason, file=file)
+            model = Model(source, **parts, family=name, reason=reason, file=file, vocabulary=vocabulary_of(source))
             # Pipelines correct what old schedulers say of clip_sample and steps_offset.
             model.scheduler = PROCESSES[FAMILIES[name].predicts].solver(model.pipeline().scheduler)
     except InputError as error:

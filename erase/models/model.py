@@ -16,17 +16,18 @@ from erase.models.families import FAMILIES
 from erase.models.noising import PROCESSES, Process
 from erase.models.text import Text, choose
 from erase.models.told import TOLD, run_encoder
-
-WORLD = "world"
+from erase.runtime import WORLD as WORLD
+from erase.world.vocabulary import FULL, Vocabulary
 
 
 @dataclass(eq=False)
 class Model:
     """The parts of a pipeline; weights float32, in eval mode, no gradients.
 
-    `source` is the name, path or hub id (with its exact commit) it was loaded from; `world` says that it is the bundled
-    one. `family` is a key of `FAMILIES`, `reason` what gave it away; further tokenizers and text encoders are there
-    where it names them. `unet` is the network that predicts, whatever it is: Stable Diffusion 3 has a transformer.
+    `source` is the name, path or hub id (with its exact commit) it was loaded from; `vocabulary` is what it draws,
+    where it is the bundled world or another one. `family` is a key of `FAMILIES`, `reason` what gave it away; further
+    tokenizers and text encoders are there where it names them. `unet` is the network that predicts, whatever it is:
+    Stable Diffusion 3 has a transformer.
     """
 
     source: str
@@ -45,18 +46,22 @@ class Model:
     text_encoder_3: Any = None
     blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
     offload: tuple[str, ...] = ()  # see `rest`
+    vocabulary: Vocabulary | None = None
     made_of: str | None = None  # a hash of the weights as loaded and the runs' files put on them since, if any
 
     @property
     def world(self) -> bool:
-        """Whether this is the bundled world (its judges apply to it)."""
-        return self.source == WORLD
+        """Whether this is the bundled world or another one (its judges apply to them)."""
+        return self.vocabulary is not None
 
     @property
     def title(self) -> str:
         """What it was taken for, and why, for the user."""
         title = FAMILIES[self.family].title
-        return f"the bundled world, laid out as {title}" if self.world else f"{title} ({self.reason})"
+        if self.vocabulary is None:
+            return f"{title} ({self.reason})"
+        which = "the bundled world" if self.vocabulary == FULL else f"a world of {self.vocabulary.size}"
+        return f"{which}, laid out as {title}"
 
     @property
     def device(self) -> torch.device:

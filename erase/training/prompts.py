@@ -12,7 +12,7 @@ from erase.concept import FRAMES, Concept, Kind, Request, phrase
 from erase.errors import InputError
 from erase.models import Model
 from erase.world.captions import FULL, PARTIAL, caption
-from erase.world.vocabulary import COLOUR_NAMES, OBJECT_NAMES, STYLE_NAMES
+from erase.world.vocabulary import COLOUR_NAMES, Vocabulary
 
 # Everyday things to keep when a model is not the bundled world and the user names no neighbours.
 COMMON = (
@@ -36,10 +36,8 @@ class Pair:
 
 def candidates(model: Model, kind: Kind, gone: frozenset[str]) -> tuple[str, ...]:
     """Names that may be neighbours of a concept of the kind, without those that are `gone`."""
-    if model.world:
-        names = STYLE_NAMES if kind == "style" else OBJECT_NAMES
-    else:
-        names = COMMON_STYLES if kind == "style" else COMMON
+    common = COMMON_STYLES if kind == "style" else COMMON
+    names = model.vocabulary.names(kind) if model.vocabulary else common
     return tuple(n for n in names if n.lower() not in gone)
 
 
@@ -67,14 +65,17 @@ def neighbours(model: Model, request: Request, count: int = 5) -> list[tuple[str
 
 
 def _whole_frames(model: Model, kind: Kind) -> list[str]:
-    if not model.world:
+    if not model.vocabulary:
         return list(FRAMES[kind])
     if kind == "style":
         return [
             caption(FULL[0], thing, "{}", colour)
-            for thing, colour in zip(OBJECT_NAMES[::8], COLOUR_NAMES, strict=False)
+            for thing, colour in zip(model.vocabulary.object_names[::8], COLOUR_NAMES, strict=False)
         ]
-    return [caption(FULL[0], "{}", style, colour) for style, colour in zip(STYLE_NAMES, COLOUR_NAMES, strict=False)]
+    return [
+        caption(FULL[0], "{}", style, colour)
+        for style, colour in zip(model.vocabulary.style_names, COLOUR_NAMES, strict=False)
+    ]
 
 
 def forget_pairs(model: Model, request: Request, count: int, relabel: bool, generator: torch.Generator) -> list[Pair]:
@@ -88,8 +89,8 @@ def forget_pairs(model: Model, request: Request, count: int, relabel: bool, gene
     for i in range(count):
         turn = i % len(instead)
         concept, anchor = request.concepts[turn], instead[turn]
-        if model.world:
-            pairs.append(_world_pair(concept, anchor, request.gone, generator))
+        if model.vocabulary:
+            pairs.append(_world_pair(model.vocabulary, concept, anchor, request.gone, generator))
         else:
             frames = FRAMES[concept.kind]
             frame = frames[_below(len(frames), generator)]
@@ -116,8 +117,8 @@ def retain_prompts(model: Model, request: Request, count: int, generator: torch.
             continue
         pool = near if i % 2 else names
         name, kind = pool[_below(len(pool), generator)]
-        if model.world:
-            prompts.append(_world_retain(kind, name, request.gone, generator))
+        if model.vocabulary:
+            prompts.append(_world_retain(model.vocabulary, kind, name, request.gone, generator))
         else:
             frames = FRAMES[kind]
             prompts.append(phrase(frames[_below(len(frames), generator)], name))
@@ -128,11 +129,13 @@ def _below(limit: int, generator: torch.Generator) -> int:
     return int(torch.randint(limit, (1,), generator=generator))
 
 
-def _world_pair(concept: Concept, anchor: str, gone: frozenset[str], generator: torch.Generator) -> Pair:
+def _world_pair(
+    world: Vocabulary, concept: Concept, anchor: str, gone: frozenset[str], generator: torch.Generator
+) -> Pair:
     """A whole or partial caption of the world with the concept in it, and with the anchor instead."""
     # Two of three prompts describe everything: the rest of such a prompt is what erasing must not touch.
     whole = _below(3, generator) > 0
-    styles, things = ([n for n in names if n not in gone] for names in (STYLE_NAMES, OBJECT_NAMES))
+    styles, things = ([n for n in names if n not in gone] for names in (world.style_names, world.object_names))
     style = styles[_below(len(styles), generator)]
     thing = things[_below(len(things), generator)]
     colour = COLOUR_NAMES[_below(len(COLOUR_NAMES), generator)]
@@ -152,11 +155,11 @@ def _world_pair(concept: Concept, anchor: str, gone: frozenset[str], generator: 
     return Pair(caption(template, concept.name, style, colour), instead)
 
 
-def _world_retain(kind: Kind, name: str, gone: frozenset[str], generator: torch.Generator) -> str:
+def _world_retain(world: Vocabulary, kind: Kind, name: str, gone: frozenset[str], generator: torch.Generator) -> str:
     """A caption of the world about `name`, free of what is gone."""
     templates = FULL if _below(4, generator) else PARTIAL
-    style = _other(STYLE_NAMES, gone, generator)
-    thing = _other(OBJECT_NAMES, gone, generator)
+    style = _other(world.style_names, gone, generator)
+    thing = _other(world.object_names, gone, generator)
     thing, style = (thing, name) if kind == "style" else (name, style)
     template = templates[_below(len(templates), generator)]
     return caption(template, thing, style, COLOUR_NAMES[_below(len(COLOUR_NAMES), generator)])

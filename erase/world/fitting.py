@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from erase.errors import EraseError
+from erase.events import ShouldStop, never
 
 Loss = Callable[[int, torch.Generator], dict[str, Tensor]]
 
@@ -80,11 +81,12 @@ def fit(
     save_every: int = 250,
     on_save: Callable[[int], None] | None = None,
     stop_at: float = math.inf,
+    should_stop: ShouldStop = never,
 ) -> bool:
     """Train `module` on `loss(step, generator) -> {"loss": ..., ...}` by `plan`, from where it stopped.
 
     Keeps `<folder>/<name>.pt` (weights, average, optimizer, step) and `<name>.csv` (the curve). At the end the
-    module holds the averaged weights. Returns False when `stop_at` (time.time()) came first.
+    module holds the averaged weights. Returns False when `stop_at` (time.time()) came or a stop was asked for first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = next(module.parameters()).device
@@ -116,7 +118,7 @@ def fit(
         curve.add(step, {**parts, "norm": norm})
         bar.set_postfix(loss=f"{curve.recent:.4f}", refresh=False)
         last = step == plan.steps - 1
-        done = last or time.time() < stop_at
+        done = last or (time.time() < stop_at and not should_stop())
         if last or not done or (step + 1) % save_every == 0:
             _save(path, module, optimizer, average, step + 1)
             curve.flush()

@@ -16,10 +16,10 @@ import torch
 from erase.concept import Concept, Request, specimens, title
 from erase.errors import InputError
 from erase.training.prompts import COMMON, COMMON_STYLES, candidates, forget_pairs, retain_prompts
-from erase.world.vocabulary import OBJECT_NAMES
+from erase.world.vocabulary import FULL, OBJECT_NAMES
 
-WORLD: Any = SimpleNamespace(world=True)
-OTHER: Any = SimpleNamespace(world=False)
+WORLD: Any = SimpleNamespace(world=True, vocabulary=FULL)
+OTHER: Any = SimpleNamespace(world=False, vocabulary=None)
 PETS = Request((Concept("cat", keep=("fox", "dog")), Concept("owl", anchor="pig", keep=("fox", "frog"))))
 
 
