@@ -17,12 +17,15 @@ from erase.arguments import SHORT
 from erase.check import check_config, named_request
 from erase.concept import Request
 from erase.config import WORLD, Config, first_model, load_config, parse_value
+from erase.config.method import MethodSection
+from erase.config.schema import TrainSection
 from erase.errors import InputError
 from erase.runtime import command
 from erase.ui.roots import Roots
 
 KINDS = ("auto", "object", "style", "person", "nudity")
-OPTIMIZERS = ("dual", "dual_plus", "shared", "joint")
+METHODS: tuple[str, ...] = get_args(MethodSection.model_fields["name"].annotation)
+OPTIMIZERS: tuple[str, ...] = get_args(TrainSection.model_fields["optimizer"].annotation)
 MEMORIES = ("8gb", "12gb", "24gb")
 # Of method.parameters: an expression of a visitor's own could keep a process busy for years.
 PARAMETERS = ("xattn-kv", "xattn", "noxattn", "attentions", "full", "text-encoder")

@@ -283,6 +283,11 @@ class Jobs:
                     self._waiting.remove(ticket)
                 self._change.notify_all()
 
+    @property
+    def closing(self) -> bool:
+        """Whether the server is being stopped."""
+        return self._closing
+
     def close(self, timeout: float = 30.0) -> None:
         """Stop what runs and wait for it; what is queued stays so for the next server."""
         with self._change:

@@ -68,7 +68,7 @@ class Roots:
         That is `world`; a folder or file below the models' root by its name from there; `run:NAME` for a finished run;
         or, where the server allows it, a hub id. Raises `InputError` for anything else.
         """
-        text = text.strip() if isinstance(text, str) else text
+        text = text.strip(" ") if isinstance(text, str) else text
         if text == WORLD:
             return WORLD
         if isinstance(text, str) and text.startswith(RUN):
@@ -101,7 +101,7 @@ class Roots:
             if real.suffix.lower() not in WEIGHTS:
                 raise InputError(f"model {text!r} is no {' or '.join(WEIGHTS)} file; take one from the list")
             return real
-        if not real.is_dir() or (real / CONFIG).exists():  # a run's folder would name its own base
+        if not (real / INDEX).is_file() or (real / CONFIG).exists():  # a run's folder would name its own base
             raise InputError(f"model {text!r} is neither a model's folder nor a file; take one from the list")
         for number, found in enumerate(real.rglob("*")):
             if number >= MOST_FILES or not _inside(found.resolve(), root):
@@ -122,6 +122,10 @@ class Roots:
         if len(parts) != 1:
             raise InputError(f"run {_shown(name)} is a path; give the run's name alone")
         return parts[0]
+
+    def models_name(self, name: Any) -> str:
+        """The name itself, if a file directly below a folder of models can have it. Raises `InputError`."""
+        return "/".join(_parts("file", name))
 
     def finished(self, name: str) -> Path:
         """The folder of a run with a trained model that lies, with all that it began from, below the roots."""
