@@ -1,18 +1,22 @@
 # make demo   erase a concept from the bundled model and judge it
+# make ui     open the program in a browser
 # make test   run the tests
 # make lint   ruff and pyright
-# Both make a virtual environment first. Another interpreter: make demo PYTHON=python3.11; another place: VENV=/tmp/venv
+# All make a virtual environment first. Another interpreter: make demo PYTHON=python3.11; another place: VENV=/tmp/venv
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test install-dev lint clean
+.PHONY: demo ui test install-dev lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/erase run configs/demo.yaml
+
+ui: $(VENV)/.installed
+	$(BIN)/erase ui $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)

@@ -84,6 +84,7 @@ def build_parser(
     _add_eval_and_export(command)
     _add_generate(command)
     _add_list_and_world(command)
+    _add_ui(command)
     return parser, commands
 
 
@@ -209,6 +210,23 @@ def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None
     made.add_argument("--status", action="store_true", help="show which stages are done, and do nothing")
 
 
+def _add_ui(command: Callable[..., argparse.ArgumentParser]) -> None:
+    made = command(
+        "ui",
+        "open the program in a browser: erase, compare, evaluate, manage runs",
+        "erase ui\nerase ui --port 8000 --models ~/models --runs ~/runs --login login.txt",
+        " It listens on this machine alone\n(127.0.0.1), and what is named there must lie below --models or --runs. "
+        "With --login, or\nERASE_LOGIN=name:password in the environment, it asks for a name and a password.",
+    )
+    made.add_argument("--port", metavar="N", type=_port, default=7860, help="where it listens (7860)")
+    made.add_argument("--models", metavar="DIR", type=user_path, default=Path("models"), help="folder (models)")
+    made.add_argument("--runs", metavar="DIR", type=user_path, default=Path("runs"), help="folder (runs)")
+    made.add_argument("--login", metavar="FILE", type=user_path, help="a file with lines name:password")
+    made.add_argument("--hub", action="store_true", help="visitors may name models of the Hugging Face hub")
+    made.add_argument("--open", action="store_true", help="open a browser as well")
+    _add_offline(made)
+
+
 def _add_offline(made: argparse.ArgumentParser) -> None:
     made.add_argument("--offline", action="store_true", help="fetch nothing; hub ids are looked up in the local cache")
 
@@ -224,6 +242,12 @@ def _positive(text: str) -> int:
     if not 1 <= value <= 1000:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 1 and 1000")
     return value
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a whole number from 1 to 65535")
+    return int(text)
 
 
 def _real(text: str) -> float:

@@ -256,6 +256,22 @@ def _world(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ui(options: argparse.Namespace) -> int:
+    from erase.ui.app import serve
+    from erase.ui.login import read_login
+
+    login = read_login(options.login, os.environ)
+    serve(
+        models=options.models,
+        runs=options.runs,
+        port=options.port,
+        login=login,
+        hub=options.hub,
+        browser=options.open,
+    )
+    return 0
+
+
 def _durations(path: Path) -> dict[str, float]:
     try:
         return {name: float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
@@ -273,4 +289,5 @@ HANDLERS = {
     "generate": _generate,
     "list": _list,
     "world": _world,
+    "ui": _ui,
 }

@@ -1,0 +1,1 @@
+"""The four pages: components and wiring, and no work."""
