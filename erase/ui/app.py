@@ -9,7 +9,6 @@ import socket
 import webbrowser
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +82,23 @@ def _wire(
 ) -> None:
     """What crosses pages: a reload, lists that are fresh when their page is opened, and buttons that lead elsewhere."""
     roots = site.actions.roots
-    made.load(partial(remembered, site), None, erasing.job, **QUICK)
+
+    def recall(request: gr.Request) -> str:
+        return remembered(site, request)
+
+    made.load(recall, None, erasing.job, **QUICK)
 
     def models() -> tuple[Any, Any]:
         choices = gr.update(choices=roots.models_list())
         return choices, choices
 
     first, second, third, fourth = pages
-    second.select(models, None, [comparing.left, comparing.right], **QUICK)
-    third.select(lambda: gr.update(choices=roots.runs_list(finished=True)), None, evaluating.run, **QUICK)
+    second.select(models, None, [comparing.left, comparing.right], **QUICK).then(
+        comparing.show, comparing.right, comparing.view, **QUICK
+    )
+    third.select(lambda: gr.update(choices=roots.runs_list(finished=True)), None, evaluating.run, **QUICK).then(
+        evaluating.show, evaluating.run, evaluating.view, **QUICK
+    )
     fourth.select(lambda name: runs_page.page_of(site, name), listing.chosen, listing.view, **QUICK)
     fourth.select(lambda: gr.update(active=True), None, listing.timer, **QUICK)
     for page in (first, second, third):

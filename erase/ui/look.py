@@ -26,11 +26,15 @@ MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 
 CSS = """
 .gradio-container { --good: #1d6b43; --bad: #a8331f; --warm: #c2571a; --cool: #3b7ea1; --grey: #6b8fb5;
-  --violet: #7a6bb0; --soft: #5d636d; --faint: #d6d3cd; max-width: 76rem !important; margin: 0 auto; }
+  --violet: #7a6bb0; --soft: #5d636d; --faint: #d6d3cd; max-width: min(78rem, 100%) !important;
+  min-width: 0; margin: 0 auto; box-sizing: border-box; }
+.gradio-container > main, .gradio-container .wrap, #tabs { width: 100%; }
 .dark .gradio-container, .gradio-container.dark { --good: #6fcf9a; --bad: #f08d78; --warm: #e8935c; --cool: #7cb6d4;
   --grey: #93b1d1; --violet: #b0a4dc; --soft: #a8adb6; --faint: #43474f; }
 #top h1 { font-size: 1.25rem; font-weight: 650; letter-spacing: -.01em; margin: 0; }
 #top p { margin: .1rem 0 0; color: var(--soft); font-size: .88rem; }
+.gradio-container.dark, .dark .gradio-container { --color-accent: #e8935c; }
+.gradio-container input[role=combobox] { padding-right: 1.7rem; text-overflow: ellipsis; }
 .note { color: var(--soft); font-size: .88rem; margin: 0; } .bad { color: var(--bad); } .good { color: var(--good); }
 .problem { color: var(--bad); font-size: .9rem; margin: 0; white-space: pre-line; overflow-wrap: anywhere; }
 .job h2 { font-size: 1rem; font-weight: 600; margin: 0 0 .3rem; overflow-wrap: anywhere; }
@@ -41,7 +45,7 @@ CSS = """
   font-size: .8rem; line-height: 1.45; color: var(--soft); white-space: nowrap; font-weight: 400; }
 .state.running, .state.stopping { color: var(--warm); } .state.done { color: var(--good); }
 .state.failed { color: var(--bad); }
-.chart { margin: 0; } .chart svg { width: 100%; max-width: 32rem; height: auto; display: block; }
+.chart { margin: 0 0 .6rem; } .chart svg { width: 100%; max-width: 32rem; height: auto; display: block; }
 .chart figcaption { font-size: .84rem; color: var(--soft); margin: 0 0 .25rem; }
 .chart text { fill: currentColor; font-size: 11px; font-family: inherit; } .chart .axis { stroke: var(--faint); }
 .tablewrap { overflow-x: auto; }
@@ -68,13 +72,23 @@ CSS = """
 .verdict p { margin: .15rem 0; max-width: 46rem; }
 .small-pictures img { image-rendering: pixelated; }
 .sensitive img { filter: blur(28px) saturate(.4); } .sensitive { overflow: hidden; }
-#picture-slider, #heat-map { max-width: 34rem; }
+.gradio-container #heat-map :is(.image-container, .image-frame, img), .gradio-container #preview img { width: 100%; }
+.gradio-container .pairs .caption-label { position: static; display: block; max-width: none; white-space: normal;
+  text-align: left;
+  background: none; border: 0; padding: .3rem .1rem 0; font-size: .8rem; color: var(--soft); line-height: 1.35; }
+.gradio-container .pairs .thumbnail-item { height: auto; aspect-ratio: auto; border: 0; background: none; padding: 0; }
+.gradio-container .pairs :is(.grid-wrap, .gallery-container) { min-height: 0; max-height: none; }
+.gradio-container .pairs .grid-container { grid-auto-rows: auto; align-items: start; }
+h4 { font-size: .95rem; font-weight: 600; margin: .6rem 0 .2rem; }
 #command textarea, #yaml { font-family: var(--font-mono); font-size: .84rem; }
 #delete-ask { border-left: 3px solid var(--bad); padding-left: .8rem; }
 @media (max-width: 640px) {
-  .gradio-container { padding: .5rem !important; }
+  .gradio-container, .gradio-container > main { padding: .4rem !important; }
+  footer .divider { display: none; }
+  .pairs .grid-container { grid-template-columns: 1fr 1fr !important; }
   .stack thead { position: absolute; left: -9999px; }
-  .stack tr { display: grid; grid-template-columns: 1fr 1fr; padding: .5rem 0; border-bottom: 1px solid var(--faint); }
+  .stack tr { display: grid; grid-template-columns: repeat(3, 1fr); padding: .5rem 0;
+    border-bottom: 1px solid var(--faint); }
   .stack th, .stack td { border: 0 !important; padding: .1rem .4rem .1rem 0 !important; }
   .stack tbody th { grid-column: 1 / -1; }
   .stack td::before { content: attr(data-label); display: block; color: var(--soft); font-size: .76rem; }
@@ -98,6 +112,7 @@ REMEMBER = """
   const here = new URL(window.location);
   if (name) here.searchParams.set('run', name); else here.searchParams.delete('run');
   window.history.replaceState(null, '', here);
+  if (name) document.getElementById('job-panel')?.scrollIntoView({block: 'nearest'});
 }
 """
 
@@ -133,4 +148,8 @@ def theme() -> gr.themes.Base:
         button_primary_text_color="#ffffff",
         button_primary_text_color_dark="#ffffff",
         button_transition="none",
+        input_border_width="1px",
+        input_border_color="#dedbd5",
+        input_border_color_dark="#3d4148",
+        input_padding="*spacing_md",
     )

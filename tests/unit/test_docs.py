@@ -129,7 +129,7 @@ def test_links_to_files_that_ship_lead_somewhere():
 
 def test_every_package_is_in_the_wheel():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {"erase", *(f"erase.{p.parent.name}" for p in (ROOT / "erase").glob("*/__init__.py"))}
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "erase").rglob("__init__.py")}
     assert listed == found | {"erase.assets", "erase.configs"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,20 +21,21 @@ from erase.ui.site import DEVICE, PRIVATE, QUICK, Site, guarded, told
 
 @dataclass(frozen=True, slots=True)
 class ComparePage:
-    """What other pages touch: the two models."""
+    """What other pages touch: the two models, and how to show the pictures of the right one anew."""
 
     left: gr.Dropdown
     right: gr.Dropdown
+    show: Callable[[str], tuple[Any, ...]]
+    view: list[Any]
 
 
 def build(site: Site) -> ComparePage:
     """Lay the page out and wire it. Call it inside a tab."""
     models = site.actions.roots.models_list()
     with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=320):
-            with gr.Row():
-                left = gr.Dropdown(models, value="world", label="Left", elem_id="left", allow_custom_value=True)
-                right = gr.Dropdown(models, value=models[-1], label="Right", elem_id="right", allow_custom_value=True)
+        with gr.Column(scale=4, min_width=280):
+            left = gr.Dropdown(models, value="world", label="Left", elem_id="left", allow_custom_value=True)
+            right = gr.Dropdown(models, value=models[-1], label="Right", elem_id="right", allow_custom_value=True)
             prompt = gr.Textbox("a cat", label="Prompt", elem_id="prompt", max_length=1000, lines=2)
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, elem_id="picture-seed")
@@ -42,28 +43,28 @@ def build(site: Site) -> ComparePage:
             with gr.Row():
                 guidance = gr.Slider(0, 15, 3, step=0.5, label="Guidance", elem_id="picture-guidance")
                 strength = gr.Slider(
-                    0, 1.5, 1, step=0.05, label="Strength of the right run", elem_id="strength",
-                    info="0: as before it, 1: as trained.",
+                    0, 1.5, 1, step=0.05, label="Strength, right", elem_id="strength",
+                    info="0: before it, 1: as trained.",
                 )  # fmt: skip
             with gr.Row():
                 draw = gr.Button("Draw both", variant="primary", elem_id="draw", scale=2)
                 swap = gr.Button("Swap", elem_id="swap", scale=1)
             place = gr.HTML("", elem_id="draw-place")
-        with gr.Column(scale=5, min_width=320):
-            with gr.Group(elem_id="pictures") as pictures:
+        with gr.Column(scale=7, min_width=280):
+            with gr.Row(elem_id="pictures", equal_height=False) as pictures:
                 slider = gr.ImageSlider(
                     label="Left and right, same seed", type="filepath", format="png", interactive=False,
-                    elem_id="picture-slider", elem_classes=["small-pictures"], max_height=512,
+                    elem_id="picture-slider", elem_classes=["small-pictures"], max_height=512, min_width=240,
                 )  # fmt: skip
                 heat = gr.Image(
                     label="Where they differ", type="filepath", format="png", interactive=False, elem_id="heat-map",
-                    elem_classes=["small-pictures"], buttons=["download", "fullscreen"],
+                    elem_classes=["small-pictures"], buttons=["download", "fullscreen"], min_width=240,
                 )  # fmt: skip
             seen = gr.HTML("", elem_id="answers")
             reveal = gr.Button("Show the pictures", size="sm", visible=False, elem_id="reveal")
     gr.HTML("<h3>Pictures of the run on the right</h3>", padding=False)
     about = gr.HTML("", elem_id="gallery-note")
-    with gr.Group(elem_id="galleries") as galleries:
+    with gr.Column(elem_id="galleries") as galleries:
         forget, retain = (_gallery(name) for name in ("forget", "retain"))
     known = gr.State({})
     blur = [pictures, galleries, reveal]
@@ -88,17 +89,20 @@ def build(site: Site) -> ComparePage:
         **PRIVATE, **DEVICE, show_progress="hidden",
     )  # fmt: skip
     swap.click(lambda a, b: (b, a), [left, right], [left, right], **QUICK)
-    right.change(show, right, [forget, retain, known, about, *blur], **QUICK)
+    view = [forget, retain, known, about, *blur]
+    right.change(show, right, view, **QUICK)
     forget.select(guarded(of_forget), known, [slider, heat, seen], **QUICK)
     retain.select(guarded(of_retain), known, [slider, heat, seen], **QUICK)
     reveal.click(lambda: _blur(False), None, blur, **QUICK)
-    return ComparePage(left, right)
+    return ComparePage(left, right, show, view)
 
 
 def _gallery(name: str) -> gr.Gallery:
     label = "Prompts that name the concept" if name == "forget" else "Prompts that do not"
+    gr.HTML(f"<h4>{label}</h4>", padding=False)
     return gr.Gallery(
-        label=label, columns=4, height="auto", format="png", object_fit="contain", allow_preview=False,
+        label=label, show_label=False, columns=4,
+        height="auto", format="png", allow_preview=False, object_fit="contain",
         interactive=False, elem_id=f"gallery-{name}",
         elem_classes=["small-pictures", "pairs"], buttons=["download_all", "fullscreen"],
     )  # fmt: skip
@@ -189,8 +193,8 @@ def _entries(site: Site, found: list[Twin]) -> list[tuple[str, str]]:
         ):
             view = site.shown(path)
             if view is not None:
-                mark = "" if good is None else (" · ✓ " if good else " · ✕ ") + answer
-                entries.append((view, f"{twin.prompt} · {arm}{mark}"))
+                mark = "" if good is None else (" ✓ " if good else " ✕ ") + answer
+                entries.append((view, f"{arm}{mark} · {twin.prompt}"))
     return entries
 
 

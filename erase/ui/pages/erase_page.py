@@ -42,7 +42,7 @@ class ErasePage:
 def build(site: Site) -> ErasePage:
     """Lay the page out and wire it. Call it inside a tab."""
     with gr.Row(equal_height=False):
-        with gr.Column(scale=6, min_width=320):
+        with gr.Column(scale=6, min_width=280):
             fields = _fields(site)
             with gr.Row():
                 start = gr.Button("Erase", variant="primary", elem_id="erase", scale=2)
@@ -57,7 +57,7 @@ def build(site: Site) -> ErasePage:
                     "", language="yaml", label="YAML", elem_id="yaml", interactive=False, wrap_lines=True,
                     lines=3, show_line_numbers=False,
                 )  # fmt: skip
-        with gr.Column(scale=5, min_width=320, elem_id="job-panel"):
+        with gr.Column(scale=5, min_width=280, elem_id="job-panel"):
             panel = gr.HTML(shown.progress(None), elem_id="progress")
             preview = gr.Image(
                 label="Samples while it trains", type="filepath", format="png", interactive=False, visible=False,
@@ -115,7 +115,7 @@ def _fields(site: Site) -> dict[str, Any]:
             "",
             label="Anchor",
             elem_id="anchor",
-            placeholder="as the method has it",
+            placeholder="as usual",
             info="What it becomes.",
             max_length=200,
         )

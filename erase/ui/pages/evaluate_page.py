@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ FILES = ("report.html", "report.json", "rows.jsonl")
 
 @dataclass(frozen=True, slots=True)
 class EvaluatePage:
-    """What other pages touch: the run that is shown."""
+    """What other pages touch: the run that is shown, and how to show it anew."""
 
     run: gr.Dropdown
+    show: Callable[[str], tuple[Any, ...]]
+    view: list[Any]
 
 
 def build(site: Site) -> EvaluatePage:
@@ -44,10 +47,10 @@ def build(site: Site) -> EvaluatePage:
             for name in FILES
         ]
     with gr.Row(equal_height=False):
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=280):
             against = gr.HTML("", elem_id="forget-retain")
             losses = gr.HTML("", elem_id="run-losses")
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=280):
             bars = gr.HTML("", elem_id="neighbours")
     view = [scores, *files, against, losses, bars]
 
@@ -60,7 +63,7 @@ def build(site: Site) -> EvaluatePage:
 
     run.change(show, run, view, **QUICK)
     again.click(guarded(judge), run, None, **PRIVATE, concurrency_limit=None, show_progress="hidden")
-    return EvaluatePage(run)
+    return EvaluatePage(run, show, view)
 
 
 def page_of(site: Site, name: str) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from erase.arguments import DTYPES, EXPORTS
-from erase.errors import EraseError
+from erase.errors import EraseError, InputError
 from erase.ui import look, shown
 from erase.ui.roots import RUN
 from erase.ui.site import DEVICE, PRIVATE, QUICK, Site, guarded, told
@@ -92,13 +92,13 @@ def _export(site: Site, chosen: gr.Textbox) -> gr.Accordion:
             dtype = gr.Dropdown(
                 [("as it is", ""), *((d, d) for d in DTYPES)], value="", label="Precision", elem_id="export-dtype"
             )
-            rank = gr.Number(None, label="Rank of a LoRA", precision=0, minimum=1, maximum=1000, elem_id="export-rank")
+            rank = gr.Textbox("", label="Rank of a LoRA", placeholder="as usual", max_length=4, elem_id="export-rank")
         with gr.Row():
             start = gr.Button("Export", variant="primary", elem_id="export")
             got = gr.DownloadButton("Download", interactive=False, elem_id="download")
 
-    def write(name: str, format: str, dtype: str, rank: float | None) -> Any:
-        path = site.actions.export(name, format, dtype or "", int(rank) if rank else None)
+    def write(name: str, format: str, dtype: str, rank: str) -> Any:
+        path = site.actions.export(name, format, dtype or "", _rank(rank))
         view = site.show(path)
         return gr.update(value=view, interactive=True, label=f"Download {path.rsplit('/', 1)[-1]}")
 
@@ -110,6 +110,15 @@ def _export(site: Site, chosen: gr.Textbox) -> gr.Accordion:
     )
     chosen.change(stale, None, got, **QUICK)
     return panel
+
+
+def _rank(text: str) -> int | None:
+    """A LoRA's rank as the form has it, None for the usual one. Raises `InputError`."""
+    if not text.strip():
+        return None
+    if not text.strip().isascii() or not text.strip().isdigit() or not 1 <= int(text) <= 1000:
+        raise InputError(f"rank {text!r} is not between 1 and 1000")
+    return int(text)
 
 
 def page_of(site: Site, name: str) -> tuple[Any, ...]:
