@@ -83,6 +83,7 @@ def build_parser(
     _add_run_and_check(command)
     _add_eval_and_export(command)
     _add_generate(command)
+    _add_batch(command)
     _add_list_and_world(command)
     _add_ui(command)
     return parser, commands
@@ -102,6 +103,7 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     run.add_argument("--resume", metavar="DIR", type=user_path, help="go on with a run that was stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
+    run.add_argument("--cache", metavar="DIR", type=user_path, help="keep the base model's pictures for other runs")
     _add_offline(run)
     check = command(
         "check",
@@ -173,6 +175,34 @@ def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     made.add_argument("--variant", metavar="V", help="which weight files of a model are read, say fp16")
     made.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_offline(made)
+
+
+def _add_batch(command: Callable[..., argparse.ArgumentParser]) -> None:
+    made = command(
+        "batch",
+        "carry out a matrix of runs, and sum them up in one report",
+        "erase batch configs/batch.yaml --dry-run\n"
+        "erase batch configs/batch.yaml --workers 2\n"
+        "erase batch configs/batch.yaml --gpus 0,1,2,3\n"
+        "erase batch configs/batch.yaml --engine ray --address auto --gpus-per-job 1",
+        " The same command again goes on: what is\ndone is kept, what was stopped is resumed, what failed is tried "
+        "again.",
+    )
+    made.add_argument("matrix", metavar="MATRIX", type=user_path, help="a YAML file: docs/batch.md")
+    made.add_argument("--output", metavar="DIR", type=user_path, help="folder of all runs (runs/<name of the file>)")
+    made.add_argument("--dry-run", action="store_true", help="list the jobs and the time they may take; do nothing")
+    made.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine (local), or a cluster")
+    made.add_argument("--workers", metavar="N", type=_positive, help="jobs at once (one for each GPU; 1)")
+    made.add_argument("--cpus-per-job", metavar="N", type=_positive, help="cores of a job (an equal share)")
+    made.add_argument("--gpus", metavar="LIST", help="local: GPUs to use, say 0,1; each worker sees one")
+    made.add_argument("--gpus-per-job", metavar="G", type=_real, default=0.0, help="ray: GPUs of a job, say 1 or 0.5")
+    made.add_argument("--address", metavar="A", help="ray: auto, or host:port of the cluster; without one it is here")
+    made.add_argument("--artefacts", metavar="URL", help="ray: where nodes that share no folder leave their runs")
+    made.add_argument(
+        "--retries", metavar="N", type=_whole, default=2, help="how often a broken job is tried again (2)"
+    )
+    made.add_argument("--redo", action="store_true", help="put runs with other settings aside, and do them anew")
     _add_offline(made)
 
 

@@ -113,6 +113,8 @@ def _run(options: argparse.Namespace) -> int:
     from erase.terminal import Listener, score_table, stopping_on_signals
 
     start = partial(workflow.erase, config) if options.resume is None else partial(workflow.resume, options.resume)
+    if options.cache is not None:
+        start = partial(start, cache=options.cache)
     with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
         try:
             folder = start(on_event=listener, should_stop=stop)
@@ -225,6 +227,20 @@ def _small_world(options: argparse.Namespace) -> int:
     return 0
 
 
+def _batch(options: argparse.Namespace) -> int:
+    from erase.batch.command import carry_out, preview, wishes
+    from erase.terminal import stopping_on_signals
+
+    wished = wishes(options)
+    if options.dry_run:
+        print(preview(options.matrix, wished))
+        return 0
+    with stopping_on_signals() as stop:
+        page = carry_out(options.matrix, wished, stop)
+    print(f"report: {page}")
+    return 0
+
+
 def _world(options: argparse.Namespace) -> int:
     if options.small:
         return _small_world(options)
@@ -287,6 +303,7 @@ HANDLERS = {
     "eval": _eval,
     "export": _export,
     "generate": _generate,
+    "batch": _batch,
     "list": _list,
     "world": _world,
     "ui": _ui,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import erase
+from erase.batch.leash import LEASH
 from erase.errors import InputError, Interrupted, printable
 from erase.runtime import EVENTS
 
@@ -27,11 +28,12 @@ PREFIX = "erase: error: "
 class Ended:
     """How a worker ended: its exit code (minus the signal's number, if one ended it), and its last error in one line.
 
-    `error` is "" where there was none.
+    `error` is "" where there was none; `resumed` tells that it went on with what an earlier one had left.
     """
 
     code: int
     error: str = ""
+    resumed: bool = False
 
     @property
     def stopped(self) -> bool:
@@ -43,7 +45,8 @@ class Worker:
     """`python -m erase ARGUMENTS` in a session of its own, without input; what it says goes to `log`.
 
     `environment` is laid over this process's. `held` are descriptors of locks that it keeps as long as it lives, also
-    where this process ends first. Raises `InputError` where `log` cannot be written or no process started.
+    where this process ends first. `leashed`: it is killed when this process ends, in whatever way. Raises `InputError`
+    where `log` cannot be written or no process started.
     """
 
     def __init__(
@@ -52,8 +55,13 @@ class Worker:
         log: Path,
         environment: Mapping[str, str] | None = None,
         held: Sequence[int] = (),
+        leashed: bool = False,
     ) -> None:
-        self.log = log
+        self.log, found = log, _environment(environment or {})
+        # The system closes our end of a pipe when we end, which the other end notices (leash.py).
+        theirs, self._leash = os.pipe() if leashed else (None, None)
+        if theirs is not None:
+            found[LEASH], held = str(theirs), [*held, theirs]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as out:
@@ -63,18 +71,25 @@ class Worker:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    env=_environment(environment or {}),
+                    env=found,
                     start_new_session=True,
                     pass_fds=tuple(held),
                 )
         except (OSError, ValueError) as error:
+            self._let_go()
             raise InputError(f"cannot start a worker with the log {log}: {error}") from None
+        finally:
+            if theirs is not None:
+                os.close(theirs)
         self.pid = self._process.pid
 
     def poll(self) -> Ended | None:
         """How it ended, or None while it runs."""
         code = self._process.poll()
-        return None if code is None else Ended(code, last_error(self.log, code, self._begin))
+        if code is None:
+            return None
+        self._let_go()
+        return Ended(code, last_error(self.log, code, self._begin))
 
     def wait(self, timeout: float | None = None) -> Ended | None:
         """Wait at most `timeout` seconds for its end."""
@@ -89,6 +104,11 @@ class Worker:
     def kill(self) -> None:
         """End it and all that it started at once; what it saved is kept."""
         self._signal(signal.SIGKILL)
+
+    def _let_go(self) -> None:
+        if self._leash is not None:
+            os.close(self._leash)
+            self._leash = None
 
     def _signal(self, number: int) -> None:
         if self._process.poll() is None:  # a process that has not been waited for keeps its number

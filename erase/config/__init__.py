@@ -2,7 +2,7 @@
 
 from erase.config.complete import WORLD, is_world
 from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
-from erase.config.load import first_model, load_config, parse_value, run_folders, to_yaml
+from erase.config.load import first_model, load_config, make_config, parse_value, read_settings, run_folders, to_yaml
 from erase.config.schema import Config
 from erase.config.unused import unused_settings
 
@@ -20,7 +20,9 @@ __all__ = [
     "first_model",
     "is_world",
     "load_config",
+    "make_config",
     "parse_value",
+    "read_settings",
     "run_folders",
     "to_yaml",
     "unused_settings",

@@ -67,11 +67,20 @@ def load_config(path: Path | str | None = None, overrides: Mapping[str, Any] | N
     given: dict[str, Any] = {}
     source = ""
     if path is not None:
-        given, source = _read(Path(path)), f"{path}: "
+        given, source = read_settings(Path(path)), f"{path}: "
     elif not {"concept", "concept.name", "model"} & set(overrides):
-        given = _read(bundled_config("demo.yaml"))
+        given = read_settings(bundled_config("demo.yaml"))
     if path is not None:
         given = without_memory(given, overrides.get("memory"))
+    return make_config(given, overrides, source)
+
+
+def make_config(given: Mapping[str, Any], overrides: Mapping[str, Any], source: str = "") -> Config:
+    """The complete configuration from settings as YAML holds them, left as they are; see `load_config`.
+
+    `source` comes before the problems in what is raised.
+    """
+    given = dict(given)
     # Whole sections first, so that `method=ga` does not undo `method.parameters=full`.
     for key in sorted(overrides, key=lambda k: k.count(".")):
         _put(given, key, overrides[key])
@@ -97,14 +106,14 @@ def run_folders(model: str) -> list[Path]:
         if folder in found:
             raise InputError(f"{found[-1] / CONFIG} names {folder} as its model, which began from it; correct one")
         found.append(folder)
-        model = _read(folder / CONFIG).get("model", WORLD)
+        model = read_settings(folder / CONFIG).get("model", WORLD)
     return found
 
 
 def first_model(model: str) -> str:
     """The model that the first of `run_folders` began from; the model itself, where it is no run's folder."""
     folders = run_folders(model)
-    return str(_read(folders[-1] / CONFIG).get("model", WORLD)) if folders else model
+    return str(read_settings(folders[-1] / CONFIG).get("model", WORLD)) if folders else model
 
 
 def to_yaml(config: Config) -> str:
@@ -120,7 +129,8 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """A YAML file's settings, not looked at yet. Raises `InputError` where it is missing, too large or not YAML."""
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} has {path.stat().st_size:,} bytes, a configuration at most {MAX_BYTES:,}")

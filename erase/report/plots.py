@@ -88,7 +88,7 @@ def scores_svg(scores: Sequence[ScoreEntry]) -> str:
         axes.spines["left"].set_visible(False)
         if names:
             figure.legend(loc="outside upper right", ncols=2, frameon=False)
-        return _svg(figure, "Scores before and after, with 95 % intervals")
+        return figure_svg(figure, "Scores before and after, with 95 % intervals")
 
 
 def read_steps(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -135,10 +135,10 @@ def losses_svg(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
             axes.tick_params(length=0)
             axes.locator_params(axis="y", nbins=4)
         panels[-1].set_xlabel("round")
-        return _svg(figure, "Training losses by round")
+        return figure_svg(figure, "Training losses by round")
 
 
-def _svg(figure: Figure, title: str) -> str:
+def figure_svg(figure: Figure, title: str) -> str:
     """Inline SVG that scales with the page, with a title for screen readers and no absolute size."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -78,6 +78,14 @@ def test_flags_file_and_set_reach_the_configuration(workflow, tmp_path):
     assert (config.train.forget.lr, config.seed, config.device, config.output) == (1e-4, 6, "cpu", "out")
 
 
+def test_pictures_are_kept_for_other_runs_where_asked(workflow, tmp_path):
+    assert main(["run", "--cache", "kept"]) == main(["run", "--resume", str(tmp_path), "--cache", "kept"]) == 0
+    assert [(name, kwargs["cache"]) for name, _, kwargs in workflow.calls] == [
+        ("erase", Path("kept")),
+        ("resume", Path("kept")),
+    ]
+
+
 def test_several_concepts_reach_the_configuration(workflow, capsys):
     assert main(["run", "--concept", "dog", "--concept", "pixel art, big", "--model", "x", "--keep", "fox"]) == 0
     sections = workflow.calls[0][1][0].concepts

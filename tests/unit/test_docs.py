@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from erase.arguments import build_parser
+from erase.batch.matrix import read_matrix
 from erase.cli import HANDLERS, overrides
 from erase.config import METHOD_DEFAULTS, Config, load_config
 from erase.methods import EDITORS, METHODS
@@ -18,7 +19,8 @@ from erase.resources import asset, bundled_config
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+MATRICES = [ROOT / "configs" / "batch.yaml"]
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(MATRICES))
 
 
 def blocks(language: str) -> list[str]:
@@ -29,7 +31,7 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[str]:
     """Every command line of the README, and of the comments on top of the configurations."""
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-    for path in CONFIGS:
+    for path in CONFIGS + MATRICES:
         lines += re.findall(r"^#   (erase .*)$", path.read_text(), flags=re.MULTILINE)
     return lines
 
@@ -52,6 +54,8 @@ def test_every_command_shown_can_be_typed(line: str, monkeypatch: pytest.MonkeyP
         options = build_parser(HANDLERS)[0].parse_args(arguments)
         if options.command in ("run", "check") and not getattr(options, "resume", None):
             load_config(options.config, overrides(options))
+        if options.command == "batch":
+            assert read_matrix(options.matrix).jobs
 
 
 def test_every_command_is_in_the_readme():

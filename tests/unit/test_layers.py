@@ -30,8 +30,8 @@ ROWS = (
     ("errors",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
-# A configuration object stops at the workflow and those that read it for that; the UI makes one. Below: numbers.
-MAY_SEE_CONFIG = {"cli", "ui", "workflow", "prepare", "check", "config"}
+# A configuration object stops at the workflow and those that read it for that; UI and batch make them. Below: numbers.
+MAY_SEE_CONFIG = {"cli", "ui", "batch", "workflow", "prepare", "check", "config"}
 PACKAGE = Path(erase.__file__).parent
 
 

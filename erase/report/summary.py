@@ -1,0 +1,202 @@
+"""The summary of many runs in one page: scores, forget against retain, pictures, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from erase import runs
+from erase.errors import InputError
+from erase.report.html import embed, show, spread
+from erase.report.page import CSS
+from erase.report.plots import STYLE, figure_svg, label
+from erase.report.schema import Report, read_report
+
+SCORES = ("forget_accuracy", "neighbour_accuracy", "retain_accuracy", "cross_accuracy", "validity")
+PICTURED = 60  # runs whose pictures are shown; a page with thousands would not open
+ROLES = ("forget", "neighbour")
+COLOURS = ("#c2571a", "#3b7ea1", "#7a6bb0", "#1d8a5b", "#b5475f", "#8a7a1d", "#4f6d7a", "#a15fa8", "#5a5a5a", "#2a9d9d")
+MARKERS = "oDs^vPX*<>"
+BARS = 300  # points beyond which a figure shows no intervals
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One run of the page: what tells it from the others, how it stands, and its last error."""
+
+    name: str
+    folder: Path
+    concept: str
+    method: str
+    optimizer: str
+    seed: int
+    setting: str
+    state: str
+    error: str = ""
+
+    @property
+    def group(self) -> str:
+        """What its colour stands for."""
+        return " ".join(filter(None, [self.method, self.setting]))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the page takes from a finished run: its report, or why there is none, and its pictures."""
+
+    report: Report | None
+    error: str = ""
+    pairs: tuple[dict[str, Any], ...] = ()
+
+
+def render(heading: str, entries: Sequence[Entry], known: dict[str, Seen]) -> str:
+    """The page as text, every value from outside escaped; `known` keeps what was read, by name, for the next time."""
+    done = [entry for entry in entries if entry.state == "done"]
+    for entry in done:
+        if entry.name not in known:
+            pictured = sum(bool(seen.pairs) for seen in known.values()) < PICTURED
+            known[entry.name] = look(entry.folder, pictured=pictured)
+    read = [(entry, known[entry.name]) for entry in done]
+    judged = [(entry, seen.report) for entry, seen in read if seen.report and seen.report.scores]
+    states = [entry.state for entry in entries]
+    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    names = [name for name in SCORES if any(report.score(name, "after") for _, report in judged)]
+    values = {
+        "title": heading,
+        "css": Markup(CSS + MORE_CSS),
+        "lead": f"{len(entries)} runs: {', '.join(parts)}.",
+        "names": [label(name) for name in names],
+        "rows": [_row(entry, known.get(entry.name), names) for entry in entries],
+        "scatter": Markup(scatter_svg(judged)) if judged else "",
+        "pictured": [(entry, seen.pairs) for entry, seen in read if seen.pairs],
+        "unpictured": sum(not seen.pairs for _, seen in read),
+        "failed": [
+            (entry.name, entry.error or known[entry.name].error)
+            for entry in entries
+            if entry.error or (entry.state == "done" and known[entry.name].error)
+        ],
+    }
+    return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
+
+
+def look(folder: Path, *, pictured: bool) -> Seen:
+    """Read a finished run for the page."""
+    try:
+        report = read_report(folder / runs.REPORT)
+    except InputError as error:
+        return Seen(None, str(error))
+    pairs = []
+    for role in ROLES if pictured else ():
+        pair = next((pair for pair in report.images if pair.role == role), None)
+        if pair is not None:
+            sides = [("before", pair.before), ("after", pair.after)]
+            pictures = [(when, *embed(folder / picture.path), picture.answer, picture.good) for when, picture in sides]
+            pairs.append({"prompt": pair.prompt, "sides": pictures})
+    return Seen(report, pairs=tuple(pairs))
+
+
+def _row(entry: Entry, seen: Seen | None, names: Sequence[str]) -> dict[str, Any]:
+    """Cells of the table: the value after, its interval, and the value before."""
+    cells = []
+    for name in names:
+        after = seen.report.score(name, "after") if seen and seen.report else None
+        before = seen.report.score(name, "before") if seen and seen.report else None
+        cells.append(
+            {
+                "label": label(name),
+                "value": show(after) if after else "–",
+                "range": f"{spread(after)}, n {after.n}" if after else "",
+                "before": f"before {show(before)}" if before else "",
+            }
+        )
+    linked = entry.state == "done" and seen is not None and seen.report is not None
+    facts = " · ".join(
+        filter(None, [entry.concept, entry.method, entry.optimizer, f"seed {entry.seed}", entry.setting])
+    )
+    return {"name": entry.name, "facts": facts, "state": entry.state, "cells": cells, "linked": linked}
+
+
+def scatter_svg(judged: Sequence[tuple[Entry, Report]]) -> str:
+    """Each run as a point: how often the concept is still drawn, and how often what should stay is."""
+    groups = list(dict.fromkeys(entry.group for entry, _ in judged))
+    optimizers = list(dict.fromkeys(entry.optimizer for entry, _ in judged))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        told: set[str] = set()
+        for entry, report in judged:
+            x, y = report.score("forget_accuracy", "after"), report.score("retain_accuracy", "after")
+            if x is None or y is None:
+                continue
+            bars = len(judged) <= BARS
+            name = " ".join(filter(None, [entry.group, entry.optimizer]))
+            axes.errorbar(
+                [x.value],
+                [y.value],
+                xerr=[[x.value - x.low], [x.high - x.value]] if bars else None,
+                yerr=[[y.value - y.low], [y.high - y.value]] if bars else None,
+                fmt=MARKERS[optimizers.index(entry.optimizer) % len(MARKERS)],
+                color=COLOURS[groups.index(entry.group) % len(COLOURS)],
+                alpha=0.8,
+                elinewidth=0.8,
+                markersize=6,
+                label=None if name in told else name,
+            )
+            told.add(name)
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("Concept still drawn (left is better)")
+        axes.set_ylabel("Other concepts drawn (up is better)")
+        axes.grid(alpha=0.35, linewidth=0.6)
+        axes.tick_params(length=0)
+        if told:
+            figure.legend(loc="outside right upper", frameon=False)
+        return figure_svg(figure, "Forgetting against retaining, with 95 % intervals")
+
+
+MORE_CSS = """
+main { max-width: 78rem; } .wide { overflow-x: auto; } .state-failed { color: var(--bad); }
+.small-multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .9rem; }
+.small-multiples figcaption { font-weight: 500; color: var(--ink); } .small-multiples .two { margin: 0 0 .5rem; }
+th small { display: block; font-weight: 400; } a { color: inherit; text-decoration-color: var(--accent); }
+@media (max-width: 620px) { .scores tr { grid-template-columns: repeat(2, 1fr); } }
+"""
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title><style>{{ css }}</style></head>
+<body><main>
+<header><h1>{{ title }}</h1><p class="lead">{{ lead }}</p></header>
+{% if failed %}<section><h2>What failed</h2><table class="facts"><tbody>{% for name, error in failed %}
+<tr><th scope="row">{{ name }}</th><td>{{ error }}</td></tr>{% endfor %}</tbody></table></section>{% endif %}
+{% if scatter %}<section><h2>Forgetting against retaining</h2><p class="soft small">One point a run, after erasing, with
+95 % intervals over pictures. Runs that differ in their seed alone show how far the procedure scatters.</p>
+<div class="charts">{{ scatter }}</div></section>{% endif %}
+<section><h2>Runs</h2><p class="soft small">Value after erasing, 95 % interval, number of pictures, and value
+before.</p><div class="wide"><table class="scores"><thead><tr><th>Run</th><th>State</th>
+{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>{% for row in rows %}
+<tr><th scope="row">{% if row.linked %}<a href="{{ row.name|urlencode }}/report.html">{{ row.name }}</a>
+{% else %}{{ row.name }}{% endif %}<small class="soft">{{ row.facts }}</small></th>
+<td class="state-{{ row.state }}" data-label="state">{{ row.state }}</td>{% for cell in row.cells %}
+<td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small><small>{{ cell.before }}</small></td>
+{% endfor %}</tr>{% endfor %}</tbody></table></div></section>
+{% if pictured %}<section><h2>Before and after</h2><p class="soft small">The first prompt of each run's report: of the
+concept, and of a neighbour. Same prompt, same seed, same noise; not chosen by hand.
+{% if unpictured %}Of {{ unpictured }} more runs the pictures are in their own reports.{% endif %}</p>
+<div class="small-multiples">{% for entry, pairs in pictured %}<figure><figcaption>{{ entry.name }}</figcaption>
+{% for pair in pairs %}<span class="soft small">{{ pair.prompt }}</span><div class="two">
+{% for when, data, tiny, answer, good in pair.sides %}<div>
+{% if data %}<img src="{{ data }}" loading="lazy" alt="{{ when }}: {{ pair.prompt }}"{% if tiny %} class="tiny"
+{% endif %}>{% else %}<span class="soft small">picture not kept</span>{% endif %}
+<span class="mark {{ '' if good is none else 'good' if good else 'bad' }}"><span class="when">{{ when }}</span>
+{% if good is not none %}{{ '✓' if good else '✕' }} {{ answer }}{% endif %}</span></div>{% endfor %}</div>{% endfor %}
+</figure>{% endfor %}</div></section>{% endif %}
+</main></body></html>
+"""
