@@ -15,7 +15,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone; read when ray is imported
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, TaskCancelledError
 
 from erase import __version__
 from erase.batch.engines import Resources, threads_of
@@ -39,7 +39,8 @@ class Cluster:
     """
 
     def __init__(self, output: Path, resources: Resources) -> None:
-        self._output, self._store = output.resolve(), resources.artefacts and Store(resources.artefacts)
+        self._output = output.resolve()
+        self._store = Store(resources.artefacts) if resources.artefacts else None
         self._cpus = resources.cpus or 1
         options: dict[str, Any] = {"num_cpus": self._cpus, "max_retries": LOST, "retry_exceptions": False}
         if resources.gpus_per_job:
@@ -94,15 +95,13 @@ class Cluster:
         if not self._running:
             return []
         ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-        return [
-            (task.name, self._end(task, reference)) for reference in ready if (task := self._running.pop(reference))
-        ]
+        return [(task.name, self._end(task, one)) for one in ready if (task := self._running.pop(one))]
 
     def _end(self, task: Task, reference: Any) -> Ended:
         """How a task ended; from a store, its run comes back here first."""
         try:
-            ended = ray.get(reference)
-        except ray.exceptions.TaskCancelledError:
+            ended: Any = ray.get(reference)
+        except TaskCancelledError:
             return Ended(Interrupted.exit_code, "stopped before it began")
         except RayError as error:
             return Ended(1, f"lost by Ray: {first_line(error)}")
@@ -121,8 +120,7 @@ class Cluster:
         else:
             self._stop_file.parent.mkdir(parents=True, exist_ok=True)
             self._stop_file.touch()
-        # One that has begun ends its round; `force` would kill it. Ray does not tell which have, so none is cancelled:
-        # those that begin now see the file and end at once.
+        # Ray does not tell which tasks have begun, so none is cancelled: one that begins now sees the file and ends.
 
     def close(self) -> None:
         """Cancel what still runs, and leave the cluster."""

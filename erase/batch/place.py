@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from erase.batch.matrix import Job, Matrix, difference
-from erase.config import Config, load_config, to_yaml
+from erase.config import Config, load_config
 from erase.errors import InputError
 from erase.runtime import CONFIG, DONE, EVENTS, TEMPORARY, command, output_folder, write_text
 
@@ -80,7 +82,10 @@ def fingerprint(config: Config) -> str:
 
 def settings_text(config: Config) -> str:
     """A job's settings as the file that its command reads, with their fingerprint on top."""
-    return f"{MARK}{fingerprint(config)}\n{to_yaml(config.model_copy(update={'output': None}))}"
+    settings = config.model_dump(mode="json", exclude={"output"})
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # a batch of thousands would wait for the other one
+    text = yaml.dump(settings, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return f"{MARK}{fingerprint(config)}\n{text}"
 
 
 def states(matrix: Matrix, *, redo: bool = False) -> dict[str, str]:

@@ -17,7 +17,7 @@ from erase.errors import InputError
 from erase.report.html import embed, show, spread
 from erase.report.page import CSS
 from erase.report.plots import STYLE, figure_svg, label
-from erase.report.schema import Report, read_report
+from erase.report.schema import Report, ScoreEntry, read_report
 
 SCORES = ("forget_accuracy", "neighbour_accuracy", "retain_accuracy", "cross_accuracy", "validity")
 PICTURED = 60  # runs whose pictures are shown; a page with thousands would not open
@@ -130,33 +130,35 @@ def scatter_svg(judged: Sequence[tuple[Entry, Report]]) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.6), layout="constrained")
         axes = figure.add_subplot()
-        told: set[str] = set()
+        points: dict[tuple[str, str], list[tuple[ScoreEntry, ScoreEntry]]] = {}
         for entry, report in judged:
             x, y = report.score("forget_accuracy", "after"), report.score("retain_accuracy", "after")
-            if x is None or y is None:
-                continue
-            bars = len(judged) <= BARS
-            name = " ".join(filter(None, [entry.group, entry.optimizer]))
+            if x is not None and y is not None:
+                points.setdefault((entry.group, entry.optimizer), []).append((x, y))
+        for (group, optimizer), pairs in points.items():
+            reach = [
+                [[score.value - score.low for score in scores], [score.high - score.value for score in scores]]
+                for scores in zip(*pairs, strict=True)
+            ]
             axes.errorbar(
-                [x.value],
-                [y.value],
-                xerr=[[x.value - x.low], [x.high - x.value]] if bars else None,
-                yerr=[[y.value - y.low], [y.high - y.value]] if bars else None,
-                fmt=MARKERS[optimizers.index(entry.optimizer) % len(MARKERS)],
-                color=COLOURS[groups.index(entry.group) % len(COLOURS)],
+                [x.value for x, _ in pairs],
+                [y.value for _, y in pairs],
+                xerr=reach[0] if len(judged) <= BARS else None,
+                yerr=reach[1] if len(judged) <= BARS else None,
+                fmt=MARKERS[optimizers.index(optimizer) % len(MARKERS)],
+                color=COLOURS[groups.index(group) % len(COLOURS)],
                 alpha=0.8,
                 elinewidth=0.8,
                 markersize=6,
-                label=None if name in told else name,
+                label=" ".join(filter(None, [group, optimizer])),
             )
-            told.add(name)
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("Concept still drawn (left is better)")
         axes.set_ylabel("Other concepts drawn (up is better)")
         axes.grid(alpha=0.35, linewidth=0.6)
         axes.tick_params(length=0)
-        if told:
+        if points:
             figure.legend(loc="outside right upper", frameon=False)
         return figure_svg(figure, "Forgetting against retaining, with 95 % intervals")
 

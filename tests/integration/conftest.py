@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,3 +172,52 @@ def _text_config(tokenizer: CLIPTokenizer, layers: int, width: int, **more: Any)
 @pytest.fixture
 def tiny_model() -> Model:
     return build_tiny()
+
+
+MATRIX = """
+base:
+  model: {model}
+  device: cpu
+  train: {{rounds: 40, batch: 2, pool: {{forget: 2, retain: 2, steps: 2}}, checkpoint_every: 1, preview_every: 0}}
+  evaluate: {{steps: 2}}
+concepts: [{{name: cat, keep: [owl]}}, {{name: dog, keep: [owl]}}, {{name: fox, keep: [owl]}}]
+methods: [{{name: esd, parameters: xattn-kv}}]
+"""
+
+
+@pytest.fixture(scope="session")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A matrix file of three small runs on a tiny model."""
+    folder = tmp_path_factory.mktemp("batch")
+    build_tiny().pipeline().save_pretrained(folder / "tiny")
+    (folder / "matrix.yaml").write_text(MATRIX.format(model=folder / "tiny"))
+    return folder / "matrix.yaml"
+
+
+def begin_batch(matrix: Path, output: Path, *flags: str) -> subprocess.Popen[str]:
+    """`erase batch` with the local engine, one thread a worker, in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "erase", "batch", str(matrix), "--output", str(output), *flags]
+    return subprocess.Popen(
+        [*command, "--cpus-per-job", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def until(true: Callable[[], object], seconds: float = 240) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def stopped_batch(
+    matrix: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of a batch of the local engine that was stopped in the middle, and what it said."""
+    output = tmp_path_factory.mktemp("local") / "out"
+    begun = begin_batch(matrix, output, "--workers", "2")
+    until(lambda: begun.poll() is not None or list(output.glob("*/checkpoint/*.pt")))
+    begun.send_signal(signal.SIGINT)
+    out, err = begun.communicate(timeout=240)
+    return output, subprocess.CompletedProcess([], begun.returncode, out, err)
