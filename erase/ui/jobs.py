@@ -7,69 +7,29 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
 
 from erase import runs
-from erase.batch.worker import Ended, Worker
+from erase.batch.worker import Ended
 from erase.concept import title
 from erase.config import Config, to_yaml
 from erase.errors import InputError, first_line
-from erase.runtime import CONFIG, sweep, write_text
-from erase.ui.listing import SENSITIVE, Listing, RunInfo
+from erase.runtime import CONFIG, write_text
+from erase.ui.listing import SENSITIVE, Listing, RunInfo, Status, status_of
 from erase.ui.progress import Watch
 from erase.ui.records import LOCK, LOG, SETTINGS, UNDER_WAY, Adopted, Record, State, lock, read_all, remove, write
 from erase.ui.roots import Roots
+from erase.ui.starting import Process, Start, arguments_of, check_elsewhere, reserve, worker_of
 
 MOMENT = 10.0  # seconds in which a form submitted again is the same run
 AGAIN = 5.0  # seconds after which a second stop ends a run at once
-ELSEWHERE = 20.0  # seconds since its last event in which a run that is not ours counts as running
 POLL = 0.1
 TURNS = 32  # comparisons that may wait
 IN_A_ROW = 4  # of them before a queued run has its turn
-
-
-class Process(Protocol):
-    """One `erase` command in a process of its own, as `Worker` is."""
-
-    @property
-    def pid(self) -> int: ...
-    def poll(self) -> Ended | None: ...
-    def stop(self) -> None: ...
-    def kill(self) -> None: ...
-
-
-Start = Callable[[list[str], Path, Sequence[int]], Process]
-"""Arguments of `erase`, the log's path, and locks that the process is to hold -> the process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a run is doing. `step` of `total` and `speed` (a second) belong to the `phase`; `place` is 1 for the next.
-
-    `losses` holds (round, loss) by role, at most 300 of each; `preview` is the newest grid of samples. `finished`: it
-    has a trained model, to compare, evaluate and export.
-    """
-
-    name: str
-    state: State
-    place: int = 0
-    phase: str = ""
-    step: int = 0
-    total: int = 0
-    speed: float = 0.0
-    seconds_left: float | None = None
-    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    preview: Path | None = None
-    scores: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    error: str = ""
-    sensitive: bool = False
-    finished: bool = False
 
 
 class _Ticket:
@@ -88,7 +48,7 @@ class Jobs:
     def __init__(self, roots: Roots, *, concurrency: int = 1, most: int = 200, start: Start | None = None) -> None:
         """Take up what an earlier server left. Raises `InputError` if another one works in the same runs' folder."""
         self.roots, self.before_start = roots, list[Callable[[], None]]()
-        self._concurrency, self._most, self._launch = concurrency, most, start or _worker(roots)
+        self._concurrency, self._most, self._launch = concurrency, most, start or worker_of(roots)
         self._change = threading.Condition(threading.RLock())
         held = lock(roots.jobs / f".{LOCK}")
         if held is None:
@@ -122,7 +82,7 @@ class Jobs:
                 return known[1]
             self._check_room()
             concepts = title([concept.name for concept in config.concepts])
-            folder = self._reserve(concepts, config.method.name)
+            folder = reserve(self.roots, concepts, config.method.name)
             record = Record(
                 folder.name,
                 sensitive=sensitive,
@@ -154,8 +114,8 @@ class Jobs:
             if (folder / runs.DONE).exists():
                 raise InputError(f"run {name!r} is finished; nothing is left to resume")
             if record is None:
-                runs.require_run(folder)
-                self._check_elsewhere(folder)
+                self.roots.usable(runs.require_run(folder))
+                check_elsewhere(folder)
             self._check_room()
             self._queue(replace(record or Record(name), task="run"))
             return name
@@ -201,7 +161,7 @@ class Jobs:
                 raise InputError(f"run {name!r} is under way; stop it first")
             if record is None:
                 runs.require_run(folder)
-                self._check_elsewhere(folder)
+                check_elsewhere(folder)
             later = [info.name for info in self.listing() if info.model == f"run:{name}"]
             if later:
                 raise InputError(f"run {name!r} is what {', '.join(later[:3])} began from; delete these first")
@@ -220,28 +180,7 @@ class Jobs:
             runs.require_run(folder)
         info = self._listing.info(name, record, place)
         progress = self._watch(folder)
-        under_way = info.state in ("running", "stopping")
-        phase = (progress.phase or "starting") if under_way else info.state
-        preview = progress.preview
-        if preview is not None and not (preview.is_file() and preview.resolve().is_relative_to(folder.resolve())):
-            preview = None
-        return Status(
-            name,
-            info.state,
-            place,
-            phase,
-            progress.step,
-            progress.total,
-            progress.speed if under_way else 0.0,
-            progress.seconds_left if under_way else None,
-            {role: curve.shown() for role, curve in list(progress.curves.items())},
-            preview,
-            progress.scores,
-            list(progress.warnings),
-            info.error,
-            info.sensitive,
-            info.finished,
-        )
+        return status_of(info, progress, folder)
 
     def listing(self) -> list[RunInfo]:
         """All runs, the newest first."""
@@ -325,23 +264,6 @@ class Jobs:
         if len(self._queued()) >= self._most:
             raise InputError(f"{self._most} runs are queued already; try again when some are done")
 
-    def _check_elsewhere(self, folder: Path) -> None:
-        with suppress(OSError):
-            if time.time() - (folder / runs.EVENTS).stat().st_mtime < ELSEWHERE and not (folder / runs.DONE).exists():
-                raise InputError(f"run {folder.name!r} seems to run outside this server; try again in half a minute")
-
-    def _reserve(self, concepts: str, method: str) -> Path:
-        """Make an empty folder, which the run's process claims."""
-        for name in runs.names(concepts, method):
-            try:
-                (self.roots.runs / name).mkdir()
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise InputError(f"cannot make the run folder {name}: {error.strerror or error}") from None
-            return self.roots.runs / name
-        raise InputError(f"there are too many runs of {concepts!r} by {method} of today; delete some")
-
     def _queue(self, record: Record) -> None:
         self._order += 1
         record = replace(record, state="queued", order=self._order, error="", pid=0, asked=0.0)
@@ -414,7 +336,7 @@ class Jobs:
                 raise InputError(f"run {record.name!r} still has a process; end it")
             try:
                 (job / LOG).unlink(missing_ok=True)
-                process = self._launch(self._arguments(record), job / LOG, [held])
+                process = self._launch(arguments_of(self.roots, record), job / LOG, [held])
             finally:
                 os.close(held)  # the process has its own
         except Exception as error:  # whatever it is, the queue goes on
@@ -422,20 +344,3 @@ class Jobs:
             return
         self._processes[record.name] = process
         self._store(replace(record, state="running", pid=process.pid))
-
-    def _arguments(self, record: Record) -> list[str]:
-        folder = self.roots.runs / record.name
-        if record.task == "eval":
-            return ["eval", str(folder), "--quiet"]
-        if (folder / CONFIG).is_file():
-            return ["run", "--resume", str(folder), "--quiet"]
-        sweep(folder)  # a process that was killed while it claimed the folder
-        with suppress(OSError):
-            if (folder / runs.EVENTS).stat().st_size == 0:
-                (folder / runs.EVENTS).unlink()
-        return ["run", str(self._place(record.name) / SETTINGS), "--output", str(folder), "--quiet"]
-
-
-def _worker(roots: Roots) -> Start:
-    offline = {} if roots.hub else {"HF_HUB_OFFLINE": "1"}
-    return lambda arguments, log, held: Worker(arguments, log, offline, held)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from erase import runs
 from erase.concept import title
@@ -13,6 +14,7 @@ from erase.config import WORLD, Config, load_config
 from erase.errors import InputError
 from erase.report.schema import Report, read_report
 from erase.runtime import CONFIG
+from erase.ui.progress import Progress
 from erase.ui.records import UNDER_WAY, Record, State
 from erase.ui.roots import RUN, Roots
 
@@ -41,6 +43,56 @@ class RunInfo:
     lora: bool = False
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a run is doing. `step` of `total` and `speed` (a second) belong to the `phase`; `place` is 1 for the next.
+
+    `losses` holds (round, loss) by role, at most 300 of each; `preview` is the newest grid of samples. `finished`: it
+    has a trained model, to compare, evaluate and export.
+    """
+
+    name: str
+    state: State
+    place: int = 0
+    phase: str = ""
+    step: int = 0
+    total: int = 0
+    speed: float = 0.0
+    seconds_left: float | None = None
+    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    preview: Path | None = None
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    error: str = ""
+    sensitive: bool = False
+    finished: bool = False
+
+
+def status_of(info: RunInfo, progress: Progress, folder: Path) -> Status:
+    """How a run is doing, from what the list shows of it and its events."""
+    under_way = info.state in ("running", "stopping")
+    preview = progress.preview
+    if preview is not None and not (preview.is_file() and preview.resolve().is_relative_to(folder.resolve())):
+        preview = None
+    return Status(
+        info.name,
+        info.state,
+        info.place,
+        (progress.phase or "starting") if under_way else info.state,
+        progress.step,
+        progress.total,
+        progress.speed if under_way else 0.0,
+        progress.seconds_left if under_way else None,
+        {role: curve.shown() for role, curve in list(progress.curves.items())},
+        preview,
+        progress.scores,
+        list(progress.warnings),
+        info.error,
+        info.sensitive,
+        info.finished,
+    )
 
 
 def is_sensitive(folder: Path, config: Config | None = None) -> bool:

@@ -129,7 +129,11 @@ class Roots:
 
     def finished(self, name: str) -> Path:
         """The folder of a run with a trained model that lies, with all that it began from, below the roots."""
-        folder = runs.require_run(self.run(name), finished=True)
+        return self.usable(runs.require_run(self.run(name), finished=True))
+
+    def usable(self, folder: Path) -> Path:
+        """The folder of a run, if all that it began from lies below the roots. Raises `InputError`."""
+        name = folder.name
         chain = run_folders(str(folder))
         if not all(_inside(one, self.runs.resolve()) for one in chain):
             raise InputError(f"run {name!r} began from a run outside this server's runs; it cannot be used here")

@@ -251,6 +251,22 @@ def test_only_what_rests_is_deleted(jobs: Jobs, gate: Path, roots: Roots):
             jobs.delete(name)
 
 
+def test_a_run_of_the_command_line_is_taken_up_if_nobody_else_has_it(jobs: Jobs, gate: Path, roots: Roots):
+    gate.unlink()
+    for name, model in (("busy", "world"), ("foreign", "/etc"), ("begun", "world")):
+        (roots.runs / name).mkdir()
+        (roots.runs / name / "config.yaml").write_text(f"model: {model}\nconcept: cat\n")
+    assert {info.name: (info.state, info.concept) for info in jobs.listing()}["begun"] == ("stopped", "cat")
+    (roots.runs / "busy" / "events.jsonl").write_text("")
+    for name, words in (("busy", "outside this server"), ("foreign", "outside this server's models")):
+        with pytest.raises(InputError, match=words):
+            jobs.resume(name)
+    with pytest.raises(InputError, match="outside this server"):
+        jobs.delete("busy")
+    jobs.resume("begun")
+    until(lambda: jobs.status("begun").state == "done")
+
+
 def test_a_full_queue_says_so(roots: Roots, gate: Path):
     jobs = Jobs(roots, most=2)
     try:

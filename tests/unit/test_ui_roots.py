@@ -78,6 +78,16 @@ def test_nothing_else_is_a_run(name: object, roots: Roots):
         roots.run(name)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["ｇood", "good\u2024", "g\u200bood", "①", ".good", "-good"], ids=ascii)
+def test_odd_names_are_refused_even_if_they_exist(name: str, roots: Roots):
+    make_run(roots.runs / name, "world")
+    (roots.models / f"{name}.safetensors").write_text("x")
+    for read, given in ((roots.run, name), (roots.model, f"run:{name}"), (roots.model, f"./{name}.safetensors")):
+        with pytest.raises(InputError, match="signs|plain name"):
+            read(given)
+    assert roots.runs_list() == ["good"]
+
+
 def test_links_out_of_the_models_are_refused(roots: Roots, tmp_path: Path):
     outside = tmp_path / "outside"
     (roots.models / "link").symlink_to(outside)
