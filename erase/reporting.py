@@ -11,6 +11,7 @@ from torch import Tensor
 
 from erase import runs
 from erase.concept import Request
+from erase.evaluation.examine import examine
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import changes, scores
 from erase.evaluation.rows import Arm
@@ -45,8 +46,9 @@ def report_run(
         found, moved, shown = scores(rows), changes(rows), choose_pairs(rows)
         facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
         facts["judges"] = judges_hash()
+        findings = examine(rows, found, moved, folder, model.device)
     else:
-        found, moved = [], []
+        found, moved, findings = [], [], None
         put_tensors(model, arms["before"])
         facts["base_weights"] = model_hash(model)
         shown = draw_pairs(plan, model, arms, request, folder, on_event, should_stop)
@@ -62,6 +64,7 @@ def report_run(
         timings={**runs.timings(folder), "judging_seconds": time.perf_counter() - started},
         first_model=model.source,
         earlier=[concept.name for concept in request.earlier],
+        findings=findings,
     )
     write_report(folder / runs.REPORT, report)
     write_html(folder)

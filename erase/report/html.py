@@ -19,6 +19,7 @@ from erase.concept import title
 from erase.evaluation.metrics import EACH, EARLIER, split_score, verdict
 from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
+from erase.report.retention import retention_section
 from erase.report.schema import ChangeEntry, Pair, Report, ScoreEntry, read_report
 from erase.runtime import write_text
 
@@ -63,6 +64,7 @@ def render(report: Report, folder: Path) -> str:
         "groups": _groups(report.images, folder),
         "tables": tables(report),
         "unjudged": UNJUDGED,
+        "retention": retention_section(report),
         "scores_svg": Markup(
             scores_svg([s for s in report.scores if not split_score(s.name)[0]]) if report.scores else ""
         ),

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from erase.errors import InputError
+from erase.evaluation.findings import Findings
 from erase.evaluation.metrics import Change, Score, answer, asked_for, is_right, is_valid
 from erase.evaluation.rows import Row, pairs
+from erase.report.entries import Entry, FindingsEntry, Finite
 from erase.runtime import write_text
 
 VERSION = 1
@@ -26,15 +28,10 @@ def _inside(path: str) -> str:
     return path
 
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", from_attributes=True)
-
-
-class ScoreEntry(_Entry):
+class ScoreEntry(Entry):
     """A score with its 95 % interval; none is accepted without one, or over no pictures."""
 
     name: str
@@ -55,7 +52,7 @@ class ScoreEntry(_Entry):
         return self
 
 
-class ChangeEntry(_Entry):
+class ChangeEntry(Entry):
     """After minus before over twins, with the p of no change, and Holm's over all changes of the run."""
 
     name: str
@@ -67,7 +64,7 @@ class ChangeEntry(_Entry):
     p_holm: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
-class Picture(_Entry):
+class Picture(Entry):
     """One picture of the page: where it lies, what the judge sees, and whether that is what one hopes for.
 
     `good` is None, and `answer` empty, where nothing was judged.
@@ -78,7 +75,7 @@ class Picture(_Entry):
     good: bool | None = None
 
 
-class Pair(_Entry):
+class Pair(Entry):
     """One prompt and seed, before and after."""
 
     role: str
@@ -89,7 +86,7 @@ class Pair(_Entry):
     after: Picture
 
 
-class Report(_Entry):
+class Report(Entry):
     """The whole of report.json. `schema` is the version of this form.
 
     `first_model` is what the run's model was before any run; `earlier` names what runs erased from it before this one.
@@ -108,6 +105,7 @@ class Report(_Entry):
     timings: dict[str, Finite] = {}
     first_model: str = ""
     earlier: list[str] = []
+    findings: FindingsEntry | None = None
 
     @model_validator(mode="after")
     def _once(self) -> Report:
@@ -134,6 +132,7 @@ def build_report(
     timings: dict[str, float] | None = None,
     first_model: str = "",
     earlier: Sequence[str] = (),
+    findings: Findings | None = None,
 ) -> Report:
     """A checked report from the results of a run. Raises `InputError` for what the form refuses."""
     try:
@@ -149,6 +148,7 @@ def build_report(
             timings=timings or {},
             first_model=first_model,
             earlier=list(earlier),
+            findings=None if findings is None else FindingsEntry.model_validate(findings),
         )
     except ValidationError as error:
         raise InputError(f"report: {_problem(error)}") from None

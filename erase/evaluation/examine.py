@@ -1,0 +1,54 @@
+"""From a judged run on the bundled world to its findings, by way of the features kept beside its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from erase.evaluation.distances import LEAST
+from erase.evaluation.features import (
+    FILE,
+    describe,
+    judge_features,
+    open_pictures,
+    read_features,
+    similarities,
+    write_features,
+)
+from erase.evaluation.findings import Features, Findings, find, most_prompts, pictures
+from erase.evaluation.judges import load_judges
+from erase.evaluation.metrics import Change, Score, asked_for
+from erase.evaluation.rows import Row
+
+
+def examine(
+    rows: Sequence[Row], scores: Sequence[Score], changes: Sequence[Change], folder: Path, device: torch.device
+) -> Findings:
+    """All findings on a judged run in `folder`, whose pictures are read and whose features are written.
+
+    With fewer prompts than a distance needs there are no features, and so neither shifts nor similarities.
+    """
+    order = pictures(rows)
+    if most_prompts(rows) < LEAST:
+        (folder / FILE).unlink(missing_ok=True)  # of pictures that are no more
+        return find(rows, scores, changes)
+    judges = load_judges(device)
+    looks = {arm: judge_features(judges, images) for arm, images in open_pictures(folder, rows, order).items()}
+    features: Features = {name: (looks["before"][name], looks["after"][name]) for name in looks["before"]}
+    write_features(folder / FILE, order, features)
+    targets = sorted({asked_for(row) for row in rows if row["role"] == "forget"})
+    similar = similarities(judges, str(rows[0]["domain"]), targets)
+    return find(rows, scores, changes, features, about=describe(features), similarity=similar)
+
+
+def examine_again(rows: Sequence[Row], scores: Sequence[Score], changes: Sequence[Change], folder: Path) -> Findings:
+    """The findings from rows and stored features alone, without a picture or a judge; without similarities.
+
+    Raises `InputError` where the features are missing, damaged or of other pictures.
+    """
+    order, features = read_features(folder / FILE)
+    if order != pictures(rows):
+        features = {name: (before[:0], after[:0]) for name, (before, after) in features.items()}
+    return find(rows, scores, changes, features, about=describe(features))
