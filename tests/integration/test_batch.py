@@ -32,6 +32,7 @@ def test_a_stopped_batch_goes_on_and_is_done_once(
     first = next(name for name in begun if list((output / name / "checkpoint").glob("*.pt")))
     assert main(["batch", str(matrix), "--output", str(output), "--cpus-per-job", "1", "--workers", "2"]) == 0
     assert [name for name in JOBS if not (output / name / "DONE").is_file()] == []
+    assert not list(output.glob("*/checkpoint"))  # of no use any more, and the largest part of a run
     starts = [line for line in (output / first / "events.jsonl").read_text().splitlines() if '"started"' in line]
     assert len(starts) == 2 and json.loads(starts[1])["first"] >= 1  # it went on, and did not begin anew
     assert sorted(attempt.job for attempt in history(Place(output)) if attempt.code == 0) == JOBS
