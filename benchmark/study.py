@@ -85,10 +85,7 @@ def trials(method: str) -> dict[str, dict[str, Any]]:
     """Six settings an arm, by name."""
     found = {}
     for arm in ARMS:
-        if arm in TWO_RATES:
-            pairs = [(f, f * r) for f, r in itertools.product(FORGET, RATIO)]
-        else:
-            pairs = [(f, f) for f in ONE]
+        pairs = [(f, f * r) for f, r in itertools.product(FORGET, RATIO)] if arm in TWO_RATES else [(f, f) for f in ONE]
         for forget, retain in pairs:
             found[f"{arm}-{forget:g}-{retain:g}".replace(".", "_")] = setting(method, arm, forget, retain)
     return found
