@@ -62,19 +62,30 @@ Visit = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
 
 @torch.no_grad()
 def denoise(
-    model: Model, text: Text, empty: Text, noise: Tensor, steps: int, guidance: float, visit: Visit | None = None
+    model: Model,
+    text: Text,
+    empty: Text,
+    noise: Tensor,
+    steps: int,
+    guidance: float,
+    visit: Visit | None = None,
+    *,
+    first: int = 0,
+    last: int | None = None,
 ) -> Tensor:
     """The model's deterministic solver with classifier-free guidance; returns the clean latents.
 
     eps = eps(x, "") + guidance (eps(x, c) - eps(x, "")), both branches in one call; guidance 1 needs one branch only.
     `text` are N prompts, `empty` the empty one, `noise` (N, C, h, w). `visit(i, t, x_t, eps_c, eps_empty)` sees every
     step (and asks for both branches). Of a model that predicts v the same holds for v, which is linear in eps.
+
+    Only the steps from `first` up to `last` (None: the end) are taken, of latents that have come as far as `first`.
     """
     solver, latents = model.solver(steps), noise
     both = guidance != 1 or visit is not None
     # Empty branch first, as in diffusers' pipelines: so the pictures agree to the bit.
     context = join([empty.repeat(len(text)), text]) if both else text
-    for i, t in enumerate(solver.timesteps):
+    for i, t in list(enumerate(solver.timesteps))[first:last]:
         doubled = torch.cat([latents, latents]) if both else latents
         predicted = model.predict(doubled, t, context)
         if both:
