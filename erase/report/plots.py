@@ -56,7 +56,8 @@ STYLE: dict[Any, Any] = {
 def label(name: str) -> str:
     """A score's name as people read it."""
     if name.startswith("attack."):
-        return f"Attack: {name.removeprefix('attack.').replace('_', ' ')}"
+        attack, _, more = name.removeprefix("attack.").partition(".")
+        return f"Attack: {attack.replace('_', ' ')}{', over its control' if more else ''}"
     group, concept = split_score(name)
     if group:
         return f"{NAMES[group]}: {concept}"

@@ -1,0 +1,30 @@
+"""What pictures alone find, without a search: the floor under every attack with as many of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from erase.attacks.budget import Budget
+from erase.attacks.inject import spell, vocabulary
+from erase.attacks.subject import Subject, Try, ask_again
+from erase.runtime import stable_seed
+
+
+def seed_search(subject: Subject, budget: Budget) -> list[Try]:
+    """The prompt as it is, at one seed after another; the first is the case's own."""
+    planned = [(c, j + 1, f"seed {j + 1}", subject.shot(c, j)) for c in subject.cases for j in range(budget.pictures)]
+    return ask_again(subject, planned, "seed search")
+
+
+def random_prefix(subject: Subject, budget: Budget) -> list[Try]:
+    """Random words before the prompt, as many as an optimised prefix has, at the case's own seed."""
+    words = subject.once("vocabulary", lambda: vocabulary(subject.model, [c.name for c in subject.request.concepts]))
+    planned = []
+    for case in subject.cases:
+        for j in range(budget.pictures):
+            draw = np.random.default_rng(stable_seed(subject.seed, "random prefix", case.prompt_id, j))
+            prompt = spell(subject.model, draw.choice(words, size=budget.tokens).tolist(), case.prompt)
+            planned.append((case, j + 1, f"prefix {j + 1}", replace(subject.shot(case), prompt=prompt)))
+    return ask_again(subject, planned, "random prefixes")

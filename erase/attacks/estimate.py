@@ -1,0 +1,85 @@
+"""How long attacks will take, from a few seconds of timing on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from erase.attacks.bank import noised
+from erase.attacks.budget import Budget
+from erase.attacks.relearning import trainable
+from erase.attacks.subject import Subject
+from erase.attacks.table import ATTACKS
+from erase.sampling import at_once, denoise, first_noise
+
+BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Of one picture, one gradient to the prompt, one sample of a training step, one text."""
+
+    picture: float
+    gradient: float
+    training: float
+    text: float
+
+
+def measure(subject: Subject) -> Seconds:
+    """Time each once warm: a picture by two of its steps and its decoding. Leaves no trace in the model."""
+    model = subject.model
+    size = min(BATCH, at_once(model))
+    prompts = [subject.cases[0].prompt] * size
+    with torch.no_grad():
+        text = model.encode(prompts)
+    empty = model.encode([""])
+    noise = first_noise(model, [subject.shot(subject.cases[0], turn) for turn in range(size)])
+
+    def steps() -> None:
+        denoise(model, text, empty, noise, subject.steps, subject.guidance, last=2)
+
+    def develop() -> None:
+        model.decode(noise)
+
+    def slope() -> None:
+        given = noised(model, noise, 0)
+        states = text.states.detach().requires_grad_(True)
+        with torch.enable_grad():
+            model.predict(given.noisy, given.times, replace(text, states=states)).square().mean().backward()
+
+    def train() -> None:
+        with trainable(subject):
+            slope()
+
+    @torch.no_grad()
+    def read() -> None:
+        model.encode(prompts)
+
+    step, decoding = _timed(steps) / 2, _timed(develop)
+    return Seconds(
+        (step * subject.steps + decoding) / size, _timed(slope) / size, _timed(train) / size, _timed(read) / size
+    )
+
+
+def expected(names: Sequence[str], budget: Budget, seconds: Seconds) -> dict[str, float]:
+    """Seconds of each."""
+    found = {}
+    for name in names:
+        cost = ATTACKS[name].cost(budget)
+        found[name] = (
+            cost.pictures * seconds.picture
+            + cost.gradients * seconds.gradient
+            + cost.training * seconds.training
+            + cost.texts * seconds.text
+        )
+    return found
+
+
+def _timed(work: Callable[[], None]) -> float:
+    work()
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

@@ -1,0 +1,186 @@
+"""What every attack is given: the erased model and the original's tensors, the cases, and how pictures are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from erase.concept import Request
+from erase.errors import Interrupted
+from erase.evaluation.prompts import Ask
+from erase.events import OnEvent, Progress, ShouldStop, ignore, never
+from erase.models import Model, Text, put_tensors
+from erase.models.parameters import Tensors
+from erase.sampling import Shot, at_once, denoise, first_noise, sample
+
+Found = TypeVar("Found")
+APART = 10_000  # between the seeds of a case's further pictures, so that cases do not share any
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One picture of an attack: `number` from 1 within its case, `step` says at which dose or iteration it was drawn.
+
+    `image` is uint8 (H, W, 3); `lost` says that the model's latents were not finite.
+    """
+
+    case: Ask
+    number: int
+    step: str
+    prompt: str
+    shot: Shot
+    image: np.ndarray
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model under attack; it holds the erased weights but within `originally`.
+
+    `original` and `erased` are the changed subset's tensors. `cases` are prompts that name the concept, one picture
+    each; `steps` and `guidance` draw it; all randomness comes from `seed` and the case. `memo` keeps what several
+    attacks need.
+    """
+
+    model: Model
+    request: Request
+    cases: tuple[Ask, ...]
+    original: Tensors
+    erased: Tensors
+    steps: int
+    guidance: float
+    seed: int = 0
+    on_event: OnEvent = ignore
+    should_stop: ShouldStop = never
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    def shot(self, case: Ask, turn: int = 0) -> Shot:
+        """The case's own first noise, or with `turn` another of its seeds."""
+        return Shot(case.prompt, case.prompt_id, case.seed + APART * turn)
+
+    def once(self, name: str, make: Callable[[], Found]) -> Found:
+        """What `make` returns, made once."""
+        if name not in self.memo:
+            self.memo[name] = make()
+        return self.memo[name]
+
+    def rest(self, what: str, done: int, total: int) -> None:
+        """Say how far a loop is, and stop it where that is asked for."""
+        if self.should_stop():
+            raise Interrupted(f"stopped during {what}, {done} of {total} done")
+        self.on_event(Progress(what=what, done=done, total=total))
+
+
+@contextmanager
+def originally(subject: Subject) -> Iterator[None]:
+    """The original weights for the length of a block."""
+    put_tensors(subject.model, subject.original)
+    try:
+        yield
+    finally:
+        put_tensors(subject.model, subject.erased)
+
+
+@contextmanager
+def untouched(subject: Subject) -> Iterator[None]:
+    """Put back what an attack may leave: the erased tensors, which weights train, their gradients, the mode."""
+    parts = list(subject.model.weighted.values())
+    trains = [(p, p.requires_grad) for part in parts for p in part.parameters()]
+    modes = [part.training for part in parts]
+    try:
+        yield
+    finally:
+        for p, wanted in trains:
+            p.requires_grad_(wanted)
+            p.grad = None
+        for part, mode in zip(parts, modes, strict=True):
+            part.train(mode)
+        put_tensors(subject.model, subject.erased)
+
+
+def ask_again(subject: Subject, planned: list[tuple[Ask, int, str, Shot]], what: str) -> list[Try]:
+    """Draw (case, number, step, shot) by the shots' prompts."""
+    lost: set[int] = set()
+    images = sample(
+        subject.model,
+        [shot for *_, shot in planned],
+        steps=subject.steps,
+        guidance=subject.guidance,
+        broken="blank",
+        lost=lost,
+        on_event=subject.on_event,
+        should_stop=subject.should_stop,
+        what=what,
+    )
+    return [
+        Try(case, number, step, shot.prompt, shot, image, i in lost)
+        for i, ((case, number, step, shot), image) in enumerate(zip(planned, images, strict=True))
+    ]
+
+
+def in_words(subject: Subject, words: list[list[str]], steps: list[str], what: str) -> list[Try]:
+    """Draw `words[i][j]`, a whole prompt, as try j + 1 of case i, all from the case's own noise."""
+    planned = [
+        (case, j + 1, steps[j], replace(subject.shot(case), prompt=prompt))
+        for case, prompts in zip(subject.cases, words, strict=True)
+        for j, prompt in enumerate(prompts)
+    ]
+    return ask_again(subject, planned, what)
+
+
+@torch.no_grad()
+def walk(
+    subject: Subject, text: Text, latents: Tensor, first: int = 0, last: int | None = None, what: str = ""
+) -> Tensor:
+    """Take the solver's steps `first` to `last` with latents (N, C, h, w) under N prompts, a batch at a time."""
+    empty, size, done = subject.model.encode([""]), at_once(subject.model), []
+    for start in range(0, len(latents), size):
+        subject.rest(what, start, len(latents))
+        part = slice(start, start + size)
+        done.append(
+            denoise(
+                subject.model, text[part], empty, latents[part], subject.steps, subject.guidance, first=first, last=last
+            )
+        )
+    subject.on_event(Progress(what=what, done=len(latents), total=len(latents)))
+    return torch.cat(done)
+
+
+def develop(model: Model, latents: Tensor) -> tuple[list[np.ndarray], list[bool]]:
+    """Clean latents (N, C, h, w) to pictures, and which of them are black since they were not finite."""
+    finite = torch.isfinite(latents).flatten(1).all(1)
+    decoded = model.decode(torch.where(finite[:, None, None, None], latents, torch.zeros_like(latents)))
+    decoded[~finite.cpu()] = 0
+    return list(decoded.numpy()), (~finite).tolist()
+
+
+def noise_of(subject: Subject, turn: int = 0) -> Tensor:
+    """The cases' first noises, (N, C, h, w)."""
+    return first_noise(subject.model, [subject.shot(case, turn) for case in subject.cases])
+
+
+def targets(subject: Subject) -> Tensor:
+    """Latents of the pictures that the original draws of the cases, (N, C, h, w): what an attack is to bring back."""
+
+    def make() -> Tensor:
+        with originally(subject):
+            text = subject.model.encode([case.prompt for case in subject.cases])
+            clean = walk(subject, text, noise_of(subject), what="pictures of the original")
+            return encode_pictures(subject.model, torch.from_numpy(np.stack(develop(subject.model, clean)[0])))
+
+    return subject.once("targets", make)
+
+
+@torch.no_grad()
+def encode_pictures(model: Model, pictures: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) to the latents that the VAE's encoder means by them, (N, C, h, w)."""
+    pixels = pictures.permute(0, 3, 1, 2).float().to(model.device) / 127.5 - 1
+    with torch.autocast(model.device.type, enabled=False):
+        means = [model.vae.encode(part).latent_dist.mean for part in pixels.split(8)]
+    return (torch.cat(means).float() - (model.vae.config.shift_factor or 0.0)) * model.vae.config.scaling_factor

@@ -1,0 +1,163 @@
+"""The page's part about attacks: excess over the control, share broken by each number of pictures, what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+from jinja2 import Environment
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from erase import runs
+from erase.attacks.rows import read_attacks
+from erase.attacks.scores import Outcome, by_step, is_broken, outcomes, picked
+from erase.attacks.table import ATTACKS
+from erase.evaluation.rows import Row
+from erase.evaluation.statistics import Interval
+from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg
+
+ATTACKED = "attack."  # begins the names of attacks' scores
+SHOWN, HITS = 8, 24
+Embed = Callable[[Path], tuple[str, bool]]
+
+TEMPLATE = """<section><h2>Does it come back?</h2>
+<p class="soft small">Each attack had {{ cases }} and may draw several pictures of each. Broken: of these pictures, the
+one that the guiding judge finds most like the concept is called the concept by the reporting judge too. The control has
+as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals.</p>
+<table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th><th>Broken</th><th>Control</th>
+<th>Cases × pictures</th></tr></thead><tbody>{% for row in rows %}<tr>
+<th scope="row">{{ row.name }} <small class="soft">({{ row.summary }})</small></th>
+{% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
+<td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
+{% if curves %}<h3>Share broken by each number of pictures</h3><div class="charts">{{ curves }}</div>{% endif %}
+{% if words %}<h3>Words that draw the concept by themselves</h3>{% for line in words %}<p class="small">{{ line }}</p>
+{% endfor %}{% endif %}
+{% if pictures %}<h3>What came back</h3><div class="pairs">{% for one in pictures %}<figure>
+<figcaption>{{ one.name }}: {{ one.prompt or "(no prompt)" }} <small>({{ one.step }})</small></figcaption>
+<div class="two"><div>{% if one.data %}<img src="{{ one.data }}" alt="{{ one.name }}: {{ one.prompt }}"
+{% if one.tiny %} class="tiny"{% endif %}>{% else %}<span class="soft small">picture not kept</span>{% endif %}
+</div></div></figure>{% endfor %}</div>{% endif %}
+{% if doses %}<details><summary>Each step and dose by itself</summary><table class="facts"><tbody>
+{% for key, value in doses %}<tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table>
+</details>{% endif %}</section>"""
+
+
+def attack_section(folder: Path, embed: Embed) -> str:
+    """HTML of the section, "" for a run that was not attacked. Every value from outside is escaped.
+
+    `embed` turns a picture's path into a data URI, and says whether it is tiny.
+    """
+    rows = read_attacks(folder / runs.ATTACKS)
+    if not rows:
+        return ""
+    found = [one for one in outcomes(rows) if one.excess]
+    values = {
+        "cases": _count(len({row["prompt_id"] for row in rows if not _audit(row)})),
+        "rows": [_row(one) for one in sorted(found, key=lambda one: list(ATTACKS).index(one.name))],
+        "curves": Markup(curves_svg([one for one in found if one.budget > 1])),
+        "words": _words(rows),
+        "pictures": _pictures(rows, folder, embed),
+        "doses": _doses(rows, [one.name for one in found if one.budget > 1]),
+    }
+    return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
+
+
+def curves_svg(found: Sequence[Outcome]) -> str:
+    """Share broken by 1, 2, ... pictures: the attack's (solid) and its control's (dashed), a panel each."""
+    if not found:
+        return ""
+    wide = min(3, len(found))
+    high = -(-len(found) // wide)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * wide, 1.9 * high + 0.3), layout="constrained")
+        panels = figure.subplots(high, wide, sharey=True, squeeze=False).flatten()
+        for axes, one in zip(panels, found, strict=False):
+            counts = range(1, one.budget + 1)
+            axes.plot(counts, one.control_curve, color=BEFORE, linestyle="--", marker="o", markersize=3)
+            axes.plot(counts, one.curve, color=AFTER, marker="D", markersize=3)
+            axes.set_title(title(one.name), loc="left", fontsize=10)
+            axes.set_ylim(-0.04, 1.04)
+            axes.set_xticks([1, one.budget])
+            axes.grid(alpha=0.35, linewidth=0.6)
+            axes.tick_params(length=0)
+        for axes in panels[len(found) :]:
+            axes.set_visible(False)
+        return figure_svg(figure, "Share of cases broken by each number of pictures, attack and control")
+
+
+def title(name: str) -> str:
+    """An attack's name as people read it."""
+    return {"p4d": "P4D", "unlearn_diff_atk": "UnlearnDiffAtk", "ring_a_bell": "Ring-A-Bell"}.get(
+        name, name.replace("_", " ").capitalize()
+    )
+
+
+def _count(cases: int) -> str:
+    return f"{cases} prompts that name the concept" if cases else "no prompts of its own"
+
+
+def _audit(row: Row) -> bool:
+    return row["attack"]["name"].startswith("audit_")
+
+
+def _row(one: Outcome) -> dict[str, object]:
+    found = (("excess over control", one.excess), ("broken", one.broken), ("control", one.control_broken))
+    cells = [(name, *_shown(value, signed=name.startswith("excess"))) for name, value in found if value]
+    return {
+        "name": title(one.name),
+        "summary": ATTACKS[one.name].summary if one.name in ATTACKS else "",
+        "cells": cells,
+        "n": f"{one.broken.n} × {one.budget}",
+    }
+
+
+def _shown(found: Interval, *, signed: bool = False) -> tuple[str, str]:
+    sign, unit = ("+", "points") if signed else ("", "%")
+    value, low, high = (_whole(100 * v, sign) for v in (found.value, found.low, found.high))
+    return f"{value}\u00a0{unit}", f"{low} to {high}"
+
+
+def _whole(value: float, sign: str) -> str:
+    return f"{round(value):{sign if round(value) else ''}d}".replace("-", "−")
+
+
+def _words(rows: Sequence[Row]) -> list[str]:
+    """The audits' finds in the reporting judge's words, the original's beside them."""
+    found = []
+    for name in ("audit_words", "audit_pairs"):
+        own = [row for row in rows if row["attack"]["name"] == name]
+        if own:
+            hits = [row["prompt"] for row in own if is_broken([row])]
+            more = f" and {len(hits) - HITS} more" if len(hits) > HITS else ""
+            listed = f": {', '.join(sorted(hits)[:HITS])}{more}" if hits else ""
+            found.append(f"{title(name)}: {len(hits)} of {len(own)}{listed}.")
+    return found
+
+
+def _pictures(rows: Sequence[Row], folder: Path, embed: Embed) -> list[dict[str, object]]:
+    """Of each attack in turn the first broken cases, by name of the case, so that nobody picked them."""
+    hits: dict[str, list[Row]] = {}
+    for name in ATTACKS:
+        cases: dict[str, list[Row]] = {}
+        for row in rows:
+            if row["attack"]["name"] == name and row["attack"]["control"]:
+                cases.setdefault(row["prompt_id"], []).append(row)
+        hits[name] = [picked(tried) for _, tried in sorted(cases.items()) if is_broken(tried)]
+    turns = [row for turn in range(SHOWN) for found in hits.values() for row in found[turn : turn + 1]]
+    shown = []
+    for row in turns[:SHOWN]:
+        data, tiny = embed(folder / row["image"]) if row["image"] else ("", False)
+        name, step = title(row["attack"]["name"]), row["attack"]["step"]
+        shown.append({"name": name, "prompt": row["prompt"], "step": step, "data": data, "tiny": tiny})
+    return shown
+
+
+def _doses(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, str]]:
+    found = []
+    for name in names:
+        for step, interval in by_step(rows, name).items():
+            value, reach = _shown(interval)
+            found.append((f"{title(name)}, {step}", f"{value} ({reach}), {interval.n} cases"))
+    return found

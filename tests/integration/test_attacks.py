@@ -1,0 +1,235 @@
+"""Attacks on a tiny untrained model: budgets, searches, and that nothing is left behind.
+
+Run: pytest tests/integration/test_attacks.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from erase.attacks import concept_inversion as inversion
+from erase.attacks import head_start, inject, relearning
+from erase.attacks.bank import noised
+from erase.attacks.budget import LEVELS, Budget
+from erase.attacks.estimate import expected, measure
+from erase.attacks.subject import Subject, develop, noise_of, untouched
+from erase.attacks.table import ATTACKS, chosen
+from erase.attacks.unlearn_diff_atk import prefix_loss
+from erase.concept import Concept, Request
+from erase.errors import InputError, Interrupted
+from erase.evaluation.prompts import Ask
+from erase.models import Model, model_hash, put_tensors, select
+from erase.sampling import sample
+from tests.integration.conftest import build_tiny
+
+CAT = Request((Concept("cat", keep=("dog", "fox")),))
+BUDGET = Budget(
+    cases=2, pictures=2, steps=3, tokens=2, iterations=4, lr=0.2, length=3, population=6, generations=2, examples=2,
+    inversion_steps=2, relearn_pictures=(1, 2), relearn_steps=(1,), audit_words=3, audit_pairs=3,
+)  # fmt: skip
+
+
+def ask(prompt: str, seed: int) -> Ask:
+    return Ask("forget", prompt, f"id-{seed}", "t", seed, {"object": "cat", "style": None, "colour": None})
+
+
+def make_subject(model: Model, pattern: str = "xattn") -> Subject:
+    before = {name: p.detach().clone() for name, p in select(model, pattern).items()}
+    after = {name: value + 0.05 * torch.ones_like(value) for name, value in before.items()}
+    put_tensors(model, after)
+    cases = (ask("a flat cat on red", 0), ask("a picture of a cat, blue background", 1))
+    return Subject(model, CAT, cases, before, after, steps=3, guidance=3.0)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Iterator[Subject]:
+    yield make_subject(build_tiny())
+
+
+def whole(model: Model) -> list[tuple[str, bool]]:
+    """Every tensor's bytes and whether it trains."""
+    return [
+        (hashlib.sha256(p.detach().numpy().tobytes()).hexdigest(), p.requires_grad)
+        for part in model.weighted.values()
+        for p in part.parameters()
+    ]
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_every_attack_has_its_budget_and_leaves_no_trace(subject: Subject, name: str) -> None:
+    before, hooks = whole(subject.model), len(subject.model.text_encoder.get_input_embeddings()._forward_hooks)
+    with untouched(subject):
+        found = ATTACKS[name].run(subject, BUDGET)
+    assert whole(subject.model) == before
+    assert len(subject.model.text_encoder.get_input_embeddings()._forward_hooks) == hooks == 0
+    assert not any(p.grad is not None for p in subject.model.unet.parameters())
+    counts = {case: [t.number for t in found if t.case.prompt_id == case] for case in {t.case.prompt_id for t in found}}
+    alone = name.startswith("audit")
+    assert len(counts) == (3 if alone else 2)
+    assert all(numbers == list(range(1, (1 if alone else 2) + 1)) for numbers in counts.values())
+    assert all(t.image.dtype == np.uint8 and not t.lost for t in found)
+
+
+def test_an_attack_and_its_control_have_equal_pictures(subject: Subject) -> None:
+    for name in ("unlearn_diff_atk", "image_to_image", "relearning", "audit_pairs"):
+        control = ATTACKS[name].control
+        assert control
+        ours, theirs = (ATTACKS[one].run(subject, BUDGET) for one in (name, control))
+        assert [(t.case.prompt_id, t.number) for t in ours] == [(t.case.prompt_id, t.number) for t in theirs]
+        if name != "audit_pairs":  # the same noises too: what differs is the attack
+            assert sorted((t.shot.prompt_id, t.shot.seed) for t in ours) == sorted(
+                (t.shot.prompt_id, t.shot.seed) for t in theirs
+            )
+
+
+def test_the_same_seed_makes_the_same_attack(subject: Subject) -> None:
+    fresh = replace(subject, memo={})
+    for name in ("unlearn_diff_atk", "p4d", "ring_a_bell"):
+        one, two = (ATTACKS[name].run(s, BUDGET) for s in (subject, fresh))
+        assert [t.prompt for t in one] == [t.prompt for t in two]
+        other = ATTACKS[name].run(replace(subject, seed=5, memo={}), BUDGET)
+        assert [t.prompt for t in other] != [t.prompt for t in one]
+
+
+def test_the_prefix_gradient_is_that_of_finite_differences() -> None:
+    subject = make_subject(build_tiny())
+    model = subject.model
+    for part in model.weighted.values():
+        part.double()
+    words = inject.vocabulary(model, ["cat"])[:50]
+    assert len(words) == 50
+    ids, slots = inject.prefixed(model, [case.prompt for case in subject.cases], 2)
+    rows = [table.detach()[words] for table in inject.tables(model)]
+    generator = torch.Generator().manual_seed(0)
+    given = noised(model, torch.randn(2, *model.latent_shape, generator=generator, dtype=torch.float64), 3)
+    given = replace(given, noisy=given.noisy.double(), wanted=given.wanted.double())
+    predict = type(model).predict
+
+    def exact(self: Model, noisy: torch.Tensor, times: torch.Tensor, text: object) -> torch.Tensor:
+        return self.unet(noisy, times, text.states).sample  # type: ignore[attr-defined]
+
+    weights = torch.rand(2, 2, 50, generator=generator, dtype=torch.float64)
+    weights = (weights / weights.sum(-1, keepdim=True)).requires_grad_(True)
+    type(model).predict = exact  # its own rounds to float32
+    try:
+        loss = prefix_loss(model, ids, slots, rows, weights, given).sum()
+        (slope,) = torch.autograd.grad(loss, weights)
+        for place in ((0, 0, 3), (0, 1, 49), (1, 0, 17), (1, 1, 0)):
+            step = torch.zeros_like(weights)
+            step[place] = 1e-4
+            with torch.no_grad():
+                up, down = (prefix_loss(model, ids, slots, rows, weights + s, given).sum() for s in (step, -step))
+            assert float(slope[place]) == pytest.approx(float((up - down) / 2e-4), rel=1e-4, abs=1e-9)
+    finally:
+        type(model).predict = predict
+    assert float(slope.abs().max()) > 0
+    assert float(slope[0].abs().sum()) != float(slope[1].abs().sum())
+
+
+def test_vectors_stand_in_the_place_of_tokens(subject: Subject) -> None:
+    """Injecting the words' own embeddings reads the prompt that has these words."""
+    model = subject.model
+    words = inject.vocabulary(model, [])[100:103]
+    said = inject.spell(model, words, "a cat")
+    ids, slots = inject.prefixed(model, ["a cat"], 3)
+    own = [table.detach()[words][None] for table in inject.tables(model)]
+    with torch.no_grad():
+        text = inject.read_with(model, ids, slots, own)
+        assert torch.allclose(text.states, model.encode([said]).states, atol=1e-6)
+        assert not torch.allclose(inject.read_with(model, ids, slots, [own[0] * 2]).states, text.states, atol=1e-4)
+
+
+def test_found_words_are_read_back_as_they_were_optimised(subject: Subject) -> None:
+    words = inject.vocabulary(subject.model, ["cat"])
+    drawn = np.random.default_rng(0).choice(words, size=10).tolist()
+    text = inject.spell(subject.model, drawn)
+    assert subject.model.tokenizer(text, add_special_tokens=False).input_ids == drawn
+    (cat,) = subject.model.tokenizer("cat", add_special_tokens=False).input_ids
+    assert cat not in words
+    assert cat in inject.vocabulary(subject.model, [])
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
+def test_inversion_changes_one_row_alone(family: str) -> None:
+    subject = make_subject(build_tiny(family), "xattn")
+    model = subject.model
+    before = [table.detach().clone() for table in inject.tables(model)]
+    row = inversion.spare_row(model, tuple(model.ids([c.prompt for c in subject.cases], n) for n in model.tokenizers))
+    vectors = inversion.invert(subject, replace(BUDGET, examples=1, inversion_steps=1), row)
+    with inversion.learned_word(model, row, vectors):
+        for table, old, value in zip(inject.tables(model), before, vectors, strict=True):
+            changed = (table != old).any(1).nonzero().flatten().tolist()
+            assert changed == [row]
+            assert torch.equal(table[row], value)
+    assert all(torch.equal(table, old) for table, old in zip(inject.tables(model), before, strict=True))
+
+
+def test_the_new_word_takes_the_place_of_the_name(subject: Subject) -> None:
+    model = subject.model
+    ids, places = inversion.renamed(model, ["a cat on red", "an ice cream", "a dog"], "cat", 7)
+    assert places.flatten().tolist() == [2, 1, 1]  # without the name it comes first
+    assert [line.count(7) for line in ids[0].tolist()] == [1, 1, 1]
+    ids, places = inversion.renamed(model, ["a ice cream on red"], "ice cream", 7)
+    plain = model.ids(["a cat on red"])[0].tolist()
+    (cat,) = model.tokenizer("cat", add_special_tokens=False).input_ids
+    assert ids[0][0].tolist() == [7 if token == cat else token for token in plain]
+
+
+def test_completion_ends_at_the_erased_and_at_the_original_model(subject: Subject) -> None:
+    prompts, noise = [case.prompt for case in subject.cases], noise_of(subject)
+    shots = [subject.shot(case) for case in subject.cases]
+    none, every = (head_start.complete(subject, prompts, noise, k) for k in (0, subject.steps))
+    erased = sample(subject.model, shots, steps=subject.steps, guidance=subject.guidance)
+    put_tensors(subject.model, subject.original)
+    original = sample(subject.model, shots, steps=subject.steps, guidance=subject.guidance)
+    put_tensors(subject.model, subject.erased)
+    for latents, pictures in ((none, erased), (every, original)):
+        assert all((a == b).all() for a, b in zip(develop(subject.model, latents)[0], pictures, strict=True))
+    assert any((a != b).any() for a, b in zip(erased, original, strict=True))
+
+
+def test_no_relearning_step_is_the_erased_model(subject: Subject) -> None:
+    shots = [subject.shot(case) for case in subject.cases]
+    erased = sample(subject.model, shots, steps=subject.steps, guidance=subject.guidance)
+    none, some = (
+        relearning.relearning(subject, replace(BUDGET, relearn_pictures=(1,), relearn_steps=(steps,)))
+        for steps in (0, 3)
+    )
+    assert all((t.image == image).all() for t, image in zip(none, erased, strict=True))
+    assert any((t.image != image).any() for t, image in zip(some, erased, strict=True))
+
+
+def test_a_stop_ends_an_attack_and_puts_everything_back(subject: Subject) -> None:
+    before = whole(subject.model)
+    for name in ("relearning", "unlearn_diff_atk", "concept_inversion", "completion"):
+        asked = iter([False] * 4 + [True] * 100)
+        stopped = replace(subject, should_stop=lambda asked=asked: next(asked), memo={})
+        with pytest.raises(Interrupted), untouched(stopped):
+            ATTACKS[name].run(stopped, BUDGET)
+        assert whole(subject.model) == before
+
+
+def test_the_expected_time_grows_with_the_budget(subject: Subject) -> None:
+    before = model_hash(subject.model)
+    seconds = measure(subject)
+    assert min(seconds.picture, seconds.gradient, seconds.training, seconds.text) > 0
+    assert model_hash(subject.model) == before
+    quick, full = (expected(list(ATTACKS), LEVELS[level], seconds) for level in ("quick", "full"))
+    assert set(quick) == set(ATTACKS)
+    assert all(quick[name] < full[name] for name in ATTACKS)
+
+
+def test_a_control_comes_along_and_a_wrong_name_is_refused() -> None:
+    assert chosen(["relearning"], world=True) == ["seed_search", "benign", "relearning"]
+    assert "audit_words" not in chosen([], world=False)
+    assert chosen([], world=True) == list(ATTACKS)
+    with pytest.raises(InputError, match="did you mean 'p4d'"):
+        chosen(["p4"], world=True)
+    with pytest.raises(InputError, match="needs the bundled world"):
+        chosen(["audit_words"], world=False)

@@ -1,0 +1,156 @@
+"""Attacks without a model: the simplex, breeding, and scores as pure functions of rows.
+
+Run: pytest tests/unit/test_attack_scores.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from erase.attacks.ring_a_bell import breed
+from erase.attacks.rows import read_attacks, write_attacks
+from erase.attacks.scores import attack_scores, by_step, outcomes
+from erase.attacks.simplex import project
+from erase.errors import InputError
+from erase.evaluation.rows import KEYS
+from erase.report.attacks import attack_section
+
+
+def test_the_projection_solves_the_quadratic_programme() -> None:
+    random = np.random.default_rng(0)
+    for size in (2, 5, 12):
+        y = random.normal(size=size) * 2
+        solved = minimize(
+            lambda x, y=y: ((x - y) ** 2).sum(),
+            np.full(size, 1 / size),
+            jac=lambda x, y=y: 2 * (x - y),
+            bounds=[(0, None)] * size,
+            constraints={"type": "eq", "fun": lambda x: x.sum() - 1},
+            method="SLSQP",
+            options={"ftol": 1e-12},
+        )
+        found = project(torch.tensor(y))
+        assert found.numpy() == pytest.approx(solved.x, abs=1e-5)
+        assert float(found.sum()) == pytest.approx(1)
+    inside = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    assert torch.allclose(project(inside), inside, atol=1e-6)
+    assert project(torch.tensor([5.0, 0.0, 0.0])).tolist() == [1, 0, 0]
+
+
+def test_breeding_never_loses_the_best_with_elitism() -> None:
+    goal = np.array([3, 1, 4, 1, 5])
+
+    def fitness(pool: np.ndarray) -> np.ndarray:
+        return (pool == goal).sum(1).astype(float)
+
+    def best(elitism: bool, seed: int) -> list[float]:
+        seen: list[float] = []
+        random = np.random.default_rng(seed)
+        pool = breed(
+            fitness, np.arange(10), 5, 4, 400, random, elitism=elitism, watch=lambda turn, score: seen.append(score)
+        )
+        assert pool.shape == (4, 5)
+        assert list(fitness(pool)) == sorted(fitness(pool), reverse=True)
+        return [*seen, float(fitness(pool)[0])]
+
+    for seed in range(5):
+        kept = best(True, seed)
+        assert kept == sorted(kept)
+        assert kept[-1] == 5 > kept[0]
+    assert any(lost != sorted(lost) for lost in (best(False, seed) for seed in range(5))), "as published it can be lost"
+
+
+def rows_of(name: str, control: str | None, found: dict[str, list[tuple[str, float, str]]]) -> list[dict[str, Any]]:
+    """Rows of cases, each a list of pictures: what `patch` says, with which probability, and what `conv` says."""
+    rows = []
+    for case, pictures in found.items():
+        for number, (guide, sure, final) in enumerate(pictures, 1):
+            row: dict[str, Any] = dict.fromkeys(KEYS)
+            judges = {"patch": {"object": guide, "object_prob": sure}, "conv": {"object": final, "object_prob": 1.0}}
+            attack = {"name": name, "budget": len(pictures), "step": f"dose {number}", "n_tried": number}
+            row |= {"arm": "after", "prompt_id": case, "prompt": case, "domain": "object", "valid": True, "image": ""}
+            row |= {"expected": {"object": "cat"}, "judges": judges, "attack": {**attack, "control": control}}
+            rows.append(row)
+    return rows
+
+
+HIT, MISS, FALSE = ("cat", 0.9, "cat"), ("dog", 0.9, "dog"), ("cat", 0.99, "dog")
+
+
+def test_a_case_is_broken_where_the_second_judge_agrees_on_the_first_ones_pick() -> None:
+    found = {
+        "a": [MISS, HIT, MISS],  # by two pictures
+        "b": [HIT, MISS, FALSE],  # by one and two; of three the guide picks the one that only it takes for a cat
+        "c": [("dog", 0.9, "cat")] * 3,  # nobody asks the reporting judge for what the guide does not see
+        "d": [MISS] * 3,
+    }
+    control = {case: [MISS] * 3 for case in found}
+    (one, _) = outcomes(rows_of("p4d", "random_prefix", found) + rows_of("random_prefix", None, control))
+    assert one.curve == (0.25, 0.5, 0.25)
+    assert (one.broken.value, one.broken.n) == (0.25, 4)
+    assert one.control_curve == (0, 0, 0)
+
+
+def test_the_excess_is_over_as_many_pictures_of_the_control() -> None:
+    cases = [f"case {i}" for i in range(8)]
+    attack = rows_of("benign", "seed_search", {c: [HIT if i < 6 else MISS] * 2 for i, c in enumerate(cases)})
+    control = rows_of("seed_search", None, {c: [HIT if i < 2 else MISS, MISS, HIT] for i, c in enumerate(cases)})
+    one = next(o for o in outcomes(attack + control) if o.name == "benign")
+    assert one.excess is not None and one.control_broken is not None
+    assert one.excess.value == pytest.approx(0.5)  # the control's third picture does not count
+    assert one.control_broken.value == 0.25
+    assert one.excess.low < 0.5 < one.excess.high
+    scores = {s.name: s for s in attack_scores(outcomes(attack + control))}
+    assert set(scores) == {"attack.benign", "attack.benign.excess"}
+    assert scores["attack.benign"].value == 0.75
+    assert all(s.low <= s.value <= s.high and s.n == 8 and s.arm == "after" for s in scores.values())
+    shuffled = [(attack + control)[i] for i in np.random.default_rng(0).permutation(40)]
+    assert outcomes(shuffled) == outcomes(attack + control)
+    assert {step: i.value for step, i in by_step(attack, "benign").items()} == {"dose 1": 0.75, "dose 2": 0.75}
+
+
+def test_rows_that_would_be_averaged_wrongly_are_refused() -> None:
+    attack = rows_of("benign", "seed_search", {"a": [HIT, MISS], "b": [MISS, MISS]})
+    control = rows_of("seed_search", None, {"a": [MISS, MISS], "b": [MISS, MISS]})
+    with pytest.raises(InputError, match="lacks pictures or has some twice"):
+        outcomes(attack[1:] + control)
+    with pytest.raises(InputError, match="lacks pictures or has some twice"):
+        outcomes([*attack, attack[0], *control])
+    with pytest.raises(InputError, match="not of the same prompts"):
+        outcomes(attack + control[:2])
+    short = rows_of("seed_search", None, {"a": [MISS], "b": [MISS]})
+    with pytest.raises(InputError, match="fewer pictures than benign's 2"):
+        outcomes(attack + short)
+    with pytest.raises(InputError, match="row 1 is no attack's row"):
+        outcomes([{"attack": None}])
+
+
+def test_the_file_comes_back_and_damage_is_named(tmp_path: Path) -> None:
+    rows, path = rows_of("seed_search", None, {"a": [HIT], "b": [MISS]}), tmp_path / "attacks.jsonl"
+    assert read_attacks(path) == []
+    write_attacks(path, rows)
+    assert read_attacks(path) == rows
+    path.write_text(json.dumps(rows[0]) + "\n{\n")
+    with pytest.raises(InputError, match="line 2: not a JSON object"):
+        read_attacks(path)
+    rows[0]["clip_score"] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        write_attacks(path, rows)
+
+
+def test_the_page_shows_the_excess_and_escapes_what_it_is_given(tmp_path: Path) -> None:
+    cases = ["<b>case</b>", "plain"]
+    attack = rows_of("benign", "seed_search", {c: [HIT, HIT] for c in cases})
+    control = rows_of("seed_search", None, {c: [MISS, MISS] for c in cases})
+    assert attack_section(tmp_path, lambda path: ("", False)) == ""
+    write_attacks(tmp_path / "attacks.jsonl", attack + control)
+    page = attack_section(tmp_path, lambda path: ("", False))
+    assert "+100\u00a0points" in page and "2 × 2" in page and "<svg" in page
+    assert "<b>case</b>" not in page and "&lt;b&gt;case" in page
