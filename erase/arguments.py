@@ -37,8 +37,9 @@ SHORT: dict[str, tuple[str, str]] = {
     "output": ("output", "run folder; by default runs/<date>-<concept>-<method>"),
 }
 
-# Formats and precisions of `erase export`; erase/export/ would import torch for them.
+# Formats and precisions of `erase export` and levels of attacks; their packages would import torch for them.
 EXPORTS = ("diffusers", "single-file", "lora", "lora-peft", "delta", "text-encoder")
+LEVELS = ("quick", "standard", "full")
 DTYPES = ("fp32", "fp16", "bf16")
 
 
@@ -104,6 +105,7 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
     run.add_argument("--resume", metavar="DIR", type=user_path, help="go on with a run that was stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
     run.add_argument("--cache", metavar="DIR", type=user_path, help="keep the base model's pictures for other runs")
+    _add_attacks(run)
     _add_offline(run)
     check = command(
         "check",
@@ -125,10 +127,11 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
     made = command(
         "eval",
         "judge a run again, or one that was not judged, and rewrite its report",
-        "erase eval runs/2026-11-23-cat-esd",
+        "erase eval runs/2026-11-23-cat-esd\nerase eval runs/2026-11-23-cat-esd --attacks quick",
     )
     made.add_argument("run", metavar="RUN", type=user_path, help="a run folder")
     made.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_attacks(made)
     _add_offline(made)
     made = command(
         "export",
@@ -212,7 +215,7 @@ def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None
         "show what can be named in a configuration",
         "erase list methods\nerase list concepts\nerase list parameters",
     )
-    made.add_argument("what", choices=["methods", "models", "concepts", "parameters"])
+    made.add_argument("what", choices=["methods", "models", "concepts", "parameters", "attacks"])
     made = command(
         "world",
         "rebuild the bundled model and its judges from the glyphs, or train a small one",
@@ -255,6 +258,21 @@ def _add_ui(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--hub", action="store_true", help="visitors may name models of the Hugging Face hub")
     made.add_argument("--open", action="store_true", help="open a browser as well")
     _add_offline(made)
+
+
+def _add_attacks(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--attacks",
+        choices=LEVELS,
+        help="then try to bring the concept back, with a small, usual or published budget; goes on where it stopped",
+    )
+    made.add_argument(
+        "--attack",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this attack (see `erase list attacks`); may be given several times",
+    )
 
 
 def _add_offline(made: argparse.ArgumentParser) -> None:

@@ -105,6 +105,7 @@ def _run(options: argparse.Namespace) -> int:
     from erase.config import load_config
 
     given = overrides(options)
+    _attacks_given(options)
     if options.resume is None:
         config = load_config(options.config, given)
     elif options.config is not None or given:
@@ -112,6 +113,9 @@ def _run(options: argparse.Namespace) -> int:
     from erase import workflow
     from erase.terminal import Listener, score_table, stopping_on_signals
 
+    if options.attacks:
+        planned = config if options.resume is None else load_config(options.resume / "config.yaml")
+        workflow.check_attacks(planned, options.attacks, options.attack)
     start = partial(workflow.erase, config) if options.resume is None else partial(workflow.resume, options.resume)
     if options.cache is not None:
         start = partial(start, cache=options.cache)
@@ -129,6 +133,8 @@ def _run(options: argparse.Namespace) -> int:
         raise _interrupted(Interrupted("stopped"), folder)
     if listener.scores:
         print(score_table(listener.scores))
+    if options.attacks:
+        _attack(folder, options)
     report = folder / "report.html"
     print(f"report: {report}" if report.is_file() else f"run: {folder}")
     return 0
@@ -153,7 +159,32 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _attacks_given(options: argparse.Namespace) -> None:
+    """Refuse names of attacks without a level, and make the default of `--attack` alone no silent one."""
+    if options.attack and not options.attacks:
+        raise InputError(f"--attack {options.attack[0]} needs a budget too: add --attacks quick, standard or full")
+
+
+def _attack(folder: Path, options: argparse.Namespace) -> None:
+    """Attack a run and print what came of it."""
+    from erase import workflow
+    from erase.terminal import Listener, score_table, stopping_on_signals
+
+    with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
+        try:
+            scores = workflow.attack(folder, options.attacks, options.attack, on_event=listener, should_stop=stop)
+        except (KeyboardInterrupt, Interrupted) as error:
+            named = [word for name in options.attack for word in ("--attack", name)]
+            again = command("eval", folder, "--attacks", options.attacks, *named)
+            raise Interrupted(f"{str(error) or 'interrupted'}; go on with: {again}") from None
+    print(score_table(scores))
+
+
 def _eval(options: argparse.Namespace) -> int:
+    _attacks_given(options)
+    if options.attacks:
+        _attack(options.run, options)
+        return 0
     from erase import workflow
     from erase.terminal import Listener, score_table, stopping_on_signals
 

@@ -56,6 +56,15 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """How many seconds something long will take, by a short measurement on this machine, in all and by part."""
+
+    what: str
+    seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
     """A checkpoint, model or report reached the disk."""
 
@@ -84,7 +93,7 @@ class Finished:
     complete: bool = True
 
 
-Event = Started | Step | Preview | Progress | Saved | Scored | Warned | Finished
+Event = Started | Step | Preview | Progress | Expected | Saved | Scored | Warned | Finished
 OnEvent = Callable[[Event], None]
 ShouldStop = Callable[[], bool]
 

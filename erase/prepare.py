@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from erase import runs
+from erase.attacking import AttackPlan
 from erase.check import check_config, less_memory, named_request
 from erase.concept import FRAMES, Request, phrase
 from erase.config import EDITORS, Config, load_config, run_folders
@@ -358,3 +360,9 @@ def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgeP
     asked, alike = config.evaluate, content_hash(_deciding(config, {"method", "train"}))
     counts = asked.prompts, asked.seeds, asked.steps, asked.guidance
     return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike)
+
+
+def attack_plan(config: Config, run_id: str, level: str, names: Sequence[str]) -> AttackPlan:
+    """How a run is attacked: with pictures drawn as it is judged."""
+    asked, alike = config.evaluate, content_hash(_deciding(config, {"method", "train"}))
+    return AttackPlan(run_id, config.method.name, level, tuple(names), asked.steps, asked.guidance, config.seed, alike)

@@ -10,15 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from erase import runs
+from erase.attacks.rows import read_attacks
+from erase.attacks.scores import attack_scores, outcomes
 from erase.concept import Request
 from erase.evaluation.examine import examine
 from erase.evaluation.judges import judges_hash
-from erase.evaluation.metrics import changes, scores
+from erase.evaluation.metrics import Score, changes, scores
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, Saved, Scored, ShouldStop
 from erase.models import Model, model_hash, put_tensors
 from erase.report.html import write_html
-from erase.report.schema import build_report, choose_pairs, write_report
+from erase.report.schema import ScoreEntry, build_report, choose_pairs, read_report, write_report
 from erase.runtime import environment, file_hash
 from erase.scoring import JudgePlan, draw_pairs, judge_run
 
@@ -47,6 +49,7 @@ def report_run(
         facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
         facts["judges"] = judges_hash()
         findings = examine(rows, found, moved, folder, model.device)
+        found = found + _attack_scores(folder, next(row["model_sha"] for row in rows if row["arm"] == "after"))
     else:
         found, moved, findings = [], [], None
         put_tensors(model, arms["before"])
@@ -73,3 +76,30 @@ def report_run(
     if judged:
         on_event(Scored(scores=as_json))
     return as_json
+
+
+def add_attacks(folder: Path, sha: str, on_event: OnEvent) -> list[dict[str, Any]]:
+    """Put what attacks found of the model with hash `sha` into a report that is there; return their scores."""
+    found = _attack_scores(folder, sha)
+    report = read_report(folder / runs.REPORT)
+    others = [score for score in report.scores if not score.name.startswith("attack.")]
+    scored = [*others, *(ScoreEntry.model_validate(score) for score in found)]
+    write_report(folder / runs.REPORT, report.model_copy(update={"scores": scored}))
+    write_html(folder)
+    on_event(Saved(path=folder / runs.PAGE))
+    as_json = [asdict(score) for score in found]
+    on_event(Scored(scores=as_json))
+    return as_json
+
+
+def judged_before(folder: Path) -> bool:
+    """Whether the folder has a report with scores."""
+    return (folder / runs.REPORT).is_file() and bool(read_report(folder / runs.REPORT).scores)
+
+
+def _attack_scores(folder: Path, sha: str) -> list[Score]:
+    """Of the folder's rows, if they are of this model; a run attacked before it was changed has none."""
+    rows = read_attacks(folder / runs.ATTACKS)
+    if any(row["arm"] == "after" and row["model_sha"] != sha for row in rows):
+        return []
+    return attack_scores(outcomes(rows)) if rows else []

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from erase.events import Event, Finished, Preview, Progress, Saved, Scored, Started, Step, Warned
+from erase.events import Event, Expected, Finished, Preview, Progress, Saved, Scored, Started, Step, Warned
 
 
 class Listener:
@@ -68,6 +68,8 @@ class Listener:
                 self._step(event)
             case Progress():
                 self._progress(event)
+            case Expected():
+                self._say(f"{event.what}: about {duration(event.seconds)}")
             case Warned():
                 self._say(f"warning: {event.text}")
             case Preview():
@@ -111,6 +113,14 @@ class Listener:
             print(text, file=sys.stderr, flush=True)
         else:
             bar.write(text, file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the two units that matter."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _bar(task: str, total: int, *, unit: str = "it", leave: bool = True) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,21 @@ import torch
 from torch import Tensor
 
 from erase import __version__, runs
+from erase.attacking import attack_run, check_plan
+from erase.attacks.table import ATTACKS
 from erase.check import check_variant, named_request
 from erase.concept import title
 from erase.config import Config, first_model, is_world, run_folders, to_yaml
 from erase.erasing import edit_run, train_run
-from erase.errors import InputError
+from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
 from erase.methods import EDITORS, METHODS
-from erase.models import FAMILIES, WORLD, hub_id, load_model, select
+from erase.models import FAMILIES, WORLD, hub_id, load_model, model_hash, select
 from erase.prepare import (
     Job,
+    attack_plan,
     edit_plan,
     edits,
     judge_plan,
@@ -41,7 +45,7 @@ from erase.prepare import (
 )
 from erase.report.card import write_card
 from erase.report.html import without_paths
-from erase.reporting import report_run
+from erase.reporting import add_attacks, judged_before, report_run
 from erase.runtime import command, output_folder, pick_device, sweep, user_path, write_png
 from erase.sampling import Shot, sample
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
@@ -179,6 +183,41 @@ def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop =
     return report_run(plan, config.model_dump(), model, arms, request, folder, log, should_stop, judged=True)
 
 
+def check_attacks(config: Config, level: str, names: Sequence[str] = ()) -> None:
+    """Refuse, before anything is trained, attacks that a run with this configuration cannot have (`InputError`)."""
+    first = first_model(config.model)
+    check_plan(attack_plan(config, "", level, names), first == WORLD)
+    if first != WORLD:
+        raise InputError(f"attacks need judges, and only runs on the bundled world have some so far, not on {first!r}")
+
+
+def attack(
+    folder: Path,
+    level: str = "quick",
+    names: Sequence[str] = (),
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+) -> list[dict[str, Any]]:
+    """Try to bring back what a run erased, all attacks or those named; return their scores, which join the report.
+
+    A run that has no scores yet is judged first. What was attacked before with the same budget is not done again.
+    Raises `Interrupted` after a stop: attacks that were finished are kept and in the report.
+    """
+    config = stored_config(folder, finished=True)
+    check_attacks(config, level, names)
+    if not judged_before(folder):
+        evaluate(folder, on_event, should_stop)
+    device, _ = stored_device(config)
+    model, arms = load_run(folder, config, device, on_event)
+    request, log, sha = prepare_request(config, model), runs.EventLog(folder, on_event), model_hash(model)
+    try:
+        attack_run(attack_plan(config, folder.name, level, names), model, arms, request, folder, log, should_stop)
+    except Interrupted:
+        add_attacks(folder, sha, log)
+        raise
+    return add_attacks(folder, sha, log)
+
+
 def generate(
     source: str,
     prompts: list[str],
@@ -262,6 +301,8 @@ def listing(kind: str) -> list[tuple[str, str]]:
     """What `erase list KIND` shows: names with one line each."""
     if kind == "methods":
         return [(m.name, m.summary) for m in (*METHODS.values(), *EDITORS.values())]
+    if kind == "attacks":
+        return [(name, attack.summary) for name, attack in ATTACKS.items() if attack.control]
     if kind == "models":
         return [
             (WORLD, "bundled: 60 objects in 6 styles, 64 px"),

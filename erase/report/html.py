@@ -17,6 +17,7 @@ from PIL import Image
 from erase import runs
 from erase.concept import title
 from erase.evaluation.metrics import EACH, EARLIER, split_score, verdict
+from erase.report.attacks import ATTACKED, attack_section
 from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
 from erase.report.retention import retention_section
@@ -65,9 +66,8 @@ def render(report: Report, folder: Path) -> str:
         "tables": tables(report),
         "unjudged": UNJUDGED,
         "retention": retention_section(report),
-        "scores_svg": Markup(
-            scores_svg([s for s in report.scores if not split_score(s.name)[0]]) if report.scores else ""
-        ),
+        "attacks": Markup(attack_section(folder, embed)),
+        "scores_svg": Markup(scores_svg(_of_all(report)) if report.scores else ""),
         "losses_svg": Markup(losses_svg(read_steps(folder))),
         "guards": flat(report.guards),
         "limits": limits(report),
@@ -184,17 +184,18 @@ def _earlier(report: Report) -> list[str]:
 
 
 def tables(report: Report) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The scores as (heading, rows): those of all, without a heading, then of each concept and of each earlier one."""
-    parts: dict[str, list[str]] = {"": [], EACH: [], EARLIER: []}
+    """The scores as (heading, rows): of all, without a heading, of each concept, of each earlier one, under attack."""
+    parts: dict[str, list[str]] = {"": [], EACH: [], EARLIER: [], ATTACKED: []}
     for name in dict.fromkeys(s.name for s in report.scores):
-        parts[split_score(name)[0]].append(name)
+        parts[ATTACKED if name.startswith(ATTACKED) else split_score(name)[0]].append(name)
     headings = {"": "", EACH: "Each concept, still drawn", EARLIER: "Erased by earlier runs, still drawn"}
+    headings[ATTACKED] = "Under attack"
     return [(headings[part], _table(report, names)) for part, names in parts.items() if names]
 
 
 def _of_all(report: Report) -> list[ScoreEntry]:
     """The scores that are not of one concept alone: those have a table, and a hundred would make no figure."""
-    return [score for score in report.scores if not split_score(score.name)[0]]
+    return [s for s in report.scores if not split_score(s.name)[0] and not s.name.startswith(ATTACKED)]
 
 
 def _table(report: Report, names: Sequence[str]) -> list[dict[str, Any]]:

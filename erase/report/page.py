@@ -91,6 +91,7 @@ same prompts and seeds pair by pair.</p>{% for name, rows in tables %}{% if name
 {% if tables or losses_svg %}<section><h2>Figures</h2><div class="charts">
 {% if tables %}<div>{{ scores_svg }}</div>{% endif %}
 {% if losses_svg %}<div>{{ losses_svg }}</div>{% endif %}</div></section>{% endif %}
+{{ attacks }}
 {% if guards %}<section><h2>Did the run do anything?</h2><table class="facts"><tbody>{% for key, value in guards %}
 <tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></section>{% endif %}
 <section><h2>Limits</h2>{% for line in limits %}<p class="soft">{{ line }}</p>{% endfor %}</section>

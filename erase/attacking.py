@@ -1,0 +1,195 @@
+"""Attack one run: what is left to do, how long it will take, the attacks one by one, their rows on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from erase import runs
+from erase.attacks.budget import LEVELS, Budget
+from erase.attacks.estimate import expected, measure
+from erase.attacks.rows import attack_row, read_attacks, write_attacks
+from erase.attacks.scores import picked
+from erase.attacks.subject import Subject, Try, untouched
+from erase.attacks.table import ATTACKS, chosen
+from erase.concept import Request
+from erase.errors import InputError
+from erase.evaluation.judges import Judges, load_judges
+from erase.evaluation.prompts import world_asks
+from erase.evaluation.rows import Arm, Row, Setting
+from erase.events import Expected, OnEvent, ShouldStop, Warned
+from erase.models import Model, model_hash, put_tensors
+from erase.runtime import write_png
+from erase.sampling import noise_hash
+from erase.scoring import content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class AttackPlan:
+    """What is done to a run: a level of `LEVELS`, and which attacks (none named: all).
+
+    `steps` and `guidance` are those that the run is judged with; `seed` is the run's.
+    """
+
+    run_id: str
+    method: str
+    level: str
+    names: tuple[str, ...]
+    steps: int
+    guidance: float
+    seed: int
+    hp_id: str = ""
+
+
+def check_plan(plan: AttackPlan, world: bool) -> list[str]:
+    """The names of what is to run. Raises `InputError` for a level or an attack that there is not."""
+    if plan.level not in LEVELS:
+        raise InputError(f"attacks {plan.level!r} is no level; it is one of {', '.join(LEVELS)}")
+    return chosen(plan.names, world)
+
+
+def attack_run(
+    plan: AttackPlan,
+    model: Model,
+    arms: dict[Arm, dict[str, Tensor]],
+    request: Request,
+    folder: Path,
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+) -> list[Row]:
+    """Run the attacks that the folder does not have yet, each written when it is done; return all rows.
+
+    The model holds the erased weights afterwards. Raises `Interrupted` after a stop; what was finished stays.
+    """
+    names, budget = check_plan(plan, model.world), LEVELS[plan.level]
+    subject = _subject(plan, budget, model, arms, request, on_event, should_stop)
+    settings = {arm: _setting(plan, subject, arms[arm]) for arm in ("before", "after")}
+    stamp = content_hash([asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, plan.seed])
+    path = folder / runs.ATTACKS
+    rows, todo = _kept(path, names, stamp, settings["after"].model_sha, on_event)
+    if not todo:
+        return rows
+    parts = expected(todo, budget, measure(subject))
+    on_event(Expected(what=f"{plan.level} attacks", seconds=sum(parts.values()), parts=parts))
+    judges = load_judges(model.device)
+    for name in todo:
+        with untouched(subject):
+            found = ATTACKS[name].run(subject, budget)
+        setting = settings["before" if ATTACKS[name].original else "after"]
+        rows = rows + _rows(name, found, judges, setting, stamp, plan.level, model, folder)
+        write_attacks(path, rows)
+    return rows
+
+
+def _subject(
+    plan: AttackPlan,
+    budget: Budget,
+    model: Model,
+    arms: dict[Arm, dict[str, Tensor]],
+    request: Request,
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+) -> Subject:
+    """One concept is attacked; of several, the first, and the others are never asked for."""
+    first, *others = request.concepts
+    if others:
+        on_event(Warned(text=f"attacks are for {first.name!r} alone, the first of {len(request.concepts)} concepts"))
+    alone = Request((first,), (*others, *request.earlier))
+    cases = [ask for ask in world_asks(alone, budget.cases, 1) if ask.role == "forget"]
+    put_tensors(model, arms["after"])
+    steps = plan.steps if budget.steps is None else min(budget.steps, plan.steps)
+    return Subject(
+        model,
+        alone,
+        tuple(cases),
+        arms["before"],
+        arms["after"],
+        steps,
+        plan.guidance,
+        plan.seed,
+        on_event,
+        should_stop,
+    )
+
+
+def _setting(plan: AttackPlan, subject: Subject, tensors: dict[str, Tensor]) -> Setting:
+    put_tensors(subject.model, tensors)
+    sha = model_hash(subject.model)
+    put_tensors(subject.model, subject.erased)
+    concept = subject.request.concepts[0]
+    return Setting(
+        plan.run_id,
+        plan.method,
+        concept.name,
+        concept.kind,
+        "ddim",
+        subject.steps,
+        plan.guidance,
+        sha,
+        plan.seed,
+        plan.hp_id,
+    )
+
+
+def _kept(path: Path, names: Sequence[str], stamp: str, sha: str, on_event: OnEvent) -> tuple[list[Row], list[str]]:
+    """Rows that stay, and the names still to run: those without rows of this very plan and model.
+
+    Rows of other attacks stay where they are of this model. One of a control that runs anew under another budget takes
+    the attacks that were compared with it along.
+    """
+    rows = read_attacks(path)
+    plans = {row["attack"]["name"]: row["attack"].get("plan") for row in rows}
+    todo = [name for name in names if plans.get(name) != stamp]
+    of_model = {row["attack"]["name"] for row in rows if row["arm"] == "before" or row["model_sha"] == sha}
+    stale = {name for name in plans if name not in of_model} | set(todo)
+    stale |= {name for name in plans if name in ATTACKS and ATTACKS[name].control in stale and plans[name] != stamp}
+    dropped = sorted(stale & set(plans))
+    if dropped:
+        on_event(Warned(text=f"set aside, as they had another budget or model: {', '.join(dropped)}"))
+    return [row for row in rows if row["attack"]["name"] not in stale], todo
+
+
+def _rows(
+    name: str,
+    found: list[Try],
+    judges: Judges,
+    setting: Setting,
+    stamp: str,
+    level: str,
+    model: Model,
+    folder: Path,
+) -> list[Row]:
+    """Judge an attack's pictures; of each case the picked one is kept as a file."""
+    looks = judges.look([one.image for one in found], [one.prompt for one in found])
+    arm: Arm = "before" if ATTACKS[name].original else "after"
+    cases = len({one.case.prompt_id for one in found})
+    about: dict[str, Any] = {
+        "name": name,
+        "budget": len(found) // cases,
+        "control": ATTACKS[name].control,
+        "level": level,
+        "plan": stamp,
+    }
+    rows = [
+        attack_row(one, look, arm, setting, about, "", noise_hash(model, one.shot))
+        for one, look in zip(found, looks, strict=True)
+    ]
+    by_case: dict[str, list[tuple[Row, Try]]] = {}
+    for row, one in zip(rows, found, strict=True):
+        by_case.setdefault(row["prompt_id"], []).append((row, one))
+    for number, tried in enumerate(by_case.values()):
+        best = picked([row for row, _ in tried])
+        image = next(one.image for row, one in tried if row is best)
+        if ATTACKS[name].world and not _shows(best):  # of an audit's many words only those that found something
+            continue
+        best["image"] = f"images/attacks/{name}/{number:04d}.png"
+        write_png(folder / best["image"], image)
+    return rows
+
+
+def _shows(row: Row) -> bool:
+    return any(answers[row["domain"]] == row["expected"][row["domain"]] for answers in row["judges"].values())
