@@ -305,16 +305,21 @@ def run(lines: Sequence[Line], options: argparse.Namespace, until: float) -> Non
 
 def run_all(groups: Sequence[Sequence[Line]], options: argparse.Namespace) -> None:
     """Run groups of cells, each in one process, `options.jobs` at a time."""
+    run_processes(run, groups, options)
+
+
+def run_processes(work: Callable[..., None], groups: Sequence[Sequence[Any]], options: argparse.Namespace) -> None:
+    """`work(group, options, until)` for each group, in one process or `options.jobs` of them."""
     until = time.time() + 60 * options.minutes if options.minutes else float("inf")
     if options.jobs == 1:
-        for lines in groups:
-            run(lines, options, until)
+        for group in groups:
+            work(group, options, until)
         return
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     how = {"mp_context": get_context("spawn"), "initializer": torch.set_num_threads, "initargs": (threads,)}
     with ProcessPoolExecutor(options.jobs, **how) as workers:
         try:
-            for done in as_completed([workers.submit(run, lines, options, until) for lines in groups]):
+            for done in as_completed([workers.submit(work, group, options, until) for group in groups]):
                 done.result()
         except BaseException:
             workers.shutdown(cancel_futures=True)  # what broke one cell unforeseen would break the others

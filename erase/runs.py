@@ -21,7 +21,7 @@ from torch import Tensor
 
 from erase.errors import InputError, first_line
 from erase.events import Event, OnEvent, Warned, ignore, to_json
-from erase.runtime import CONFIG, DONE, EVENTS, command, replacing, write_text
+from erase.runtime import CHECKPOINTS, CONFIG, DONE, EVENTS, command, replacing, write_text
 
 GUARDS, ROWS, REPORT, PAGE = "guards.json", "rows.jsonl", "report.json", "report.html"
 ATTACKS = "attacks.jsonl"
@@ -29,7 +29,6 @@ ATTACKS = "attacks.jsonl"
 # compared any more. A release that leaves them alone opens older runs.
 FORMAT = "2"
 MODEL = "model/trained.safetensors"
-CHECKPOINTS = "checkpoint"
 MOST = 10_000  # runs of one name
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 # A folder that has the first file is a run; the others are here for those who look at runs without torch.
-CONFIG, EVENTS, DONE = "config.yaml", "events.jsonl", "DONE"
+CONFIG, EVENTS, DONE, CHECKPOINTS = "config.yaml", "events.jsonl", "DONE", "checkpoint"
 # The bundled world's name as a model, and the file that makes a model's folder another world.
 WORLD, WORLD_FILE = "world", "world.json"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "open_clip_torch", "numpy")

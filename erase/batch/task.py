@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Protocol
 
 from erase.batch.worker import Ended, Worker
 from erase.errors import InputError
-from erase.runtime import CONFIG, DONE, EVENTS, sweep
+from erase.runtime import CHECKPOINTS, CONFIG, DONE, EVENTS, sweep
 
 PATIENCE = 60.0  # seconds until another command lets go of a folder: that of a node which died, say
 
@@ -52,8 +53,11 @@ class Run:
     def poll(self) -> Ended | None:
         """How it ended, or None while it runs."""
         ended = self.worker.poll()
-        if ended is not None and ended.code == 0 and not (self.task.folder / DONE).is_file():
-            ended = Ended(1, f"{self.task.folder} was left without {DONE}")
+        if ended is not None and ended.code == 0:
+            if not (self.task.folder / DONE).is_file():
+                ended = Ended(1, f"{self.task.folder} was left without {DONE}")
+            else:  # nobody goes on from here, and thousands of them fill a disk
+                shutil.rmtree(self.task.folder / CHECKPOINTS, ignore_errors=True)
         return None if ended is None else replace(ended, resumed=self.resumed)
 
     def stop(self) -> None:

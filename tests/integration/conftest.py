@@ -178,7 +178,7 @@ MATRIX = """
 base:
   model: {model}
   device: cpu
-  train: {{rounds: 40, batch: 2, pool: {{forget: 2, retain: 2, steps: 2}}, checkpoint_every: 1, preview_every: 0}}
+  train: {{rounds: 20, batch: 2, pool: {{forget: 2, retain: 2, steps: 2}}, checkpoint_every: 1, preview_every: 0}}
   evaluate: {{steps: 2}}
 concepts: [{{name: cat, keep: [owl]}}, {{name: dog, keep: [owl]}}, {{name: fox, keep: [owl]}}]
 methods: [{{name: esd, parameters: xattn-kv}}]

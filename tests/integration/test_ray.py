@@ -75,7 +75,7 @@ def test_a_node_dies_and_every_job_ends_once_with_the_local_engines_bits(
     # The local engine's were stopped and resumed besides: neither leaves a trace in the weights or the pictures.
     local, _ = stopped_batch
     if not (local / JOBS[2] / "DONE").exists():
-        assert main(["batch", str(matrix), "--output", str(local), "--cpus-per-job", "1"]) == 0
+        assert main(["batch", str(matrix), "--output", str(local), "--cpus-per-job", "1", "--workers", "2"]) == 0
     for job in JOBS:
         assert file_hash(output / job / runs.MODEL) == file_hash(local / job / runs.MODEL), job
         pictures = sorted(path.relative_to(local / job) for path in (local / job / "images").rglob("*.png"))

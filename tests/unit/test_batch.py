@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ from erase.batch.engines import ENGINES, Local, Resources, environments, open_lo
 from erase.batch.place import Place, history
 from erase.batch.scheduler import Status, Watcher, carry_out_all
 from erase.batch.table import Progress, Table, clock
-from erase.batch.task import Task
+from erase.batch.task import Run, Task, begin
 from erase.batch.worker import Ended
 from erase.cli import main
 from erase.errors import EraseError, InputError, Interrupted
@@ -161,6 +163,37 @@ def test_each_engine_refuses_the_others_flags(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("erase.batch.engines.find_spec", lambda name: None)
     with pytest.raises(InputError, match=re.escape("engine ray needs Ray: pip install 'erase[ray]'")):
         open_ray(tmp_path, Resources(), 0, 1)
+
+
+def test_only_a_finished_run_ends_well_and_keeps_no_checkpoint(tmp_path: Path) -> None:
+    task = Task("cat", tmp_path / "cat", tmp_path / "s.yaml", tmp_path / "log", tmp_path / "cache")
+    (tmp_path / "cat" / "checkpoint").mkdir(parents=True)
+    run = Run(task, Actor([DONE]), True)  # type: ignore[arg-type]
+    assert run.poll() == Ended(1, f"{tmp_path / 'cat'} was left without DONE", resumed=True)
+    assert (tmp_path / "cat" / "checkpoint").exists()
+    (tmp_path / "cat" / "DONE").touch()
+    assert run.poll() == Ended(0, resumed=True)
+    assert not (tmp_path / "cat" / "checkpoint").exists()
+
+
+def test_one_command_at_a_time_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr("erase.batch.task.Worker", lambda arguments, *_, **__: begun.append(arguments))
+    task = Task("cat", tmp_path / "cat", tmp_path / "s.yaml", tmp_path / "log", tmp_path / "cache")
+    with (tmp_path / "log").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="belongs to a command that is at work still"):
+            begin(task, {})
+        threading.Timer(0.3, lambda: fcntl.flock(other, fcntl.LOCK_UN)).start()
+        begin(task, {}, patience=20)
+    assert begun[0][:4] == ["run", str(task.settings), "--output", str(task.folder)]
+    task.folder.mkdir()
+    for name in ("events.jsonl", ".config.yaml.abcdefgh.yaml"):  # killed before it had its settings
+        (task.folder / name).touch()
+    begin(task, {})
+    assert list(task.folder.iterdir()) == [] and begun[1] == begun[0]
+    (task.folder / "config.yaml").touch()
+    assert begin(task, {}).resumed and begun[2][:3] == ["run", "--resume", str(task.folder)]
 
 
 MATRIX = "concepts: [cat, dog]\nmethods: [uce, speed]\nseeds: [0]\noutput: OUT\n"

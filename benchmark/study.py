@@ -1,0 +1,281 @@
+"""The study of docs/study.md: what runs, which settings are taken, what the tables and figures say.
+
+    python benchmark/study.py plan                                   # writes configs/study/tune-*.yaml
+    python benchmark/study.py run configs/study/tune-*.yaml --file docs/results/study-tune.jsonl --jobs 2
+    python benchmark/study.py choose docs/results/study-tune.jsonl   # writes configs/study/{test,width,masks}-*.yaml
+    python benchmark/study.py run configs/study/test-*.yaml --file docs/results/study.jsonl --jobs 2
+    python benchmark/study.py report docs/results/study.jsonl        # tables and figures
+
+A file in configs/study is a matrix that `erase batch` runs too; `run` is the faster way: one process for many runs,
+which share the pools that they train on and the base model's pictures. Runs that --file has are skipped, so a stopped
+study goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+from methods import append, run_processes, shared_pools
+
+from erase.batch.matrix import Job, read_matrix
+from erase.config import Config
+from erase.errors import EraseError, Interrupted
+from erase.runtime import write_text
+
+Line = dict[str, Any]
+
+HERE = Path("configs/study")
+MODEL = "build/small/m0-s0"
+DEVELOPMENT, TEST = ("fox", "guitar", "stencil"), ("cat", "strawberry", "rocket", "pixel art", "line drawing")
+TWO_RATES = ("dual", "dual_first", "dual_second", "dual_rates", "dual_plus")
+ARMS = (*TWO_RATES, "shared", "joint")
+KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
+SCORES = ("forget_accuracy", *KEPT)
+SEEDS = (0, 1, 2, 3, 4)
+ONE, FORGET, RATIO = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4), (1 / 4, 1 / 2, 1), (1, 4)
+
+# Base rates, and what a method needs beside them. The bases are twice the world's default rates of forgetting, as
+# there are a third of the rounds.
+BASE: dict[str, float] = {"esd": 1.2e-3, "sfron": 2e-3, "salun": 1e-3, "ga": 2e-4, "npo": 4e-4}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "esd": {"guidance": 1.0},
+    "sfron": {"pictures": "anchor"},
+    "salun": {"pictures": "anchor"},
+    "ga": {},
+    "npo": {"beta": 5.0},
+}
+MASKLESS = {"sfron": {"method.ratio": 0.0}, "salun": {"method.mask_share": 1.0}}
+
+
+def base(method: str) -> dict[str, Any]:
+    """The settings that all runs of a method share."""
+    trails = method == "esd"
+    role = {"lr": BASE[method], "schedule": "cosine", "warmup": 0}
+    pool = {"forget": 48, "retain": 96, "steps": 12, "guidance": 3.0 if trails else 1.0, "refresh": 0}
+    return {
+        "model": MODEL,
+        "device": "cpu",
+        "method": {"name": method, "parameters": "xattn", **OPTIONS[method]},
+        "train": {
+            "rounds": 60,
+            "batch": 8,
+            "preview_every": 0,
+            "checkpoint_every": 0,
+            "keep_checkpoints": 1,
+            "forget": role,
+            "retain": dict(role),
+            "pool": pool,
+        },
+        "evaluate": {"prompts": 32, "steps": 12},
+    }
+
+
+def trials(method: str) -> dict[str, dict[str, Any]]:
+    """Six settings an arm, by name."""
+    found = {}
+    for arm in ARMS:
+        pairs = [(f, f * r) for f, r in itertools.product(FORGET, RATIO)] if arm in TWO_RATES else [(f, f) for f in ONE]
+        for forget, retain in pairs:
+            found[f"{arm}-{forget:g}-{retain:g}".replace(".", "_")] = setting(method, arm, forget, retain)
+    return found
+
+
+def setting(method: str, arm: str, forget: float, retain: float) -> dict[str, Any]:
+    """An arm with rates given as multiples of the method's base."""
+    rates = {"train.forget.lr": forget * BASE[method], "train.retain.lr": retain * BASE[method]}
+    return {"train.optimizer": arm, **{k: float(f"{v:.4g}") for k, v in rates.items()}}
+
+
+def write_matrix(name: str, method: str, concepts: Sequence[str], seeds: Sequence[int], settings: Any) -> Path:
+    """A file of configs/study."""
+    path = HERE / f"{name}-{method}.yaml"
+    content = {
+        "base": base(method),
+        "output": f"runs/study/{name}",
+        "concepts": list(concepts),
+        "seeds": list(seeds),
+        "settings": settings,
+    }
+    head = f"# The study (docs/study.md), written by benchmark/study.py: {name}, {method}.\n"
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110))
+    return path
+
+
+def plan(_: argparse.Namespace) -> None:
+    """Write the matrices of tuning."""
+    HERE.mkdir(parents=True, exist_ok=True)
+    for method in BASE:
+        print(write_matrix("tune", method, DEVELOPMENT, [0], trials(method)))
+
+
+def fingerprint(config: Config) -> str:
+    """Of all that a run's result depends on, but for where the model lies."""
+    kept = config.model_dump(mode="json", include={"concept", "method", "train", "evaluate", "seed"})
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
+    """One run as a line: its scores and what it was."""
+    from erase.workflow import erase
+
+    name, job = task
+    folder = options.runs / name / job.name
+    shutil.rmtree(folder, ignore_errors=True)
+    config = job.config.model_copy(update={"output": str(folder)})
+    line: Line = {
+        "part": name,
+        "job": job.name,
+        "concept": config.concepts[0].name,
+        "method": config.method.name,
+        "arm": job.optimizer,
+        "setting": job.setting,
+        "seed": config.seed,
+        "forget_lr": config.turns.forget.lr,
+        "retain_lr": config.turns.retain.lr,
+        "settings": fingerprint(config),
+    }
+    started = time.perf_counter()
+    try:
+        erase(config, cache=options.cache)
+    except Interrupted:
+        raise
+    except EraseError as error:
+        return {**line, "error": str(error)}
+    report = json.loads((folder / "report.json").read_text())
+    scores = {f"{s['name']}.{s['arm']}": [s["value"], s["n"]] for s in report["scores"]}
+    if not options.keep:
+        shutil.rmtree(folder)
+    weights = report["environment"]["base_weights"][:12]
+    return {**line, "base": weights, "seconds": round(time.perf_counter() - started, 1), "scores": scores}
+
+
+def read(path: Path) -> list[Line]:
+    """The file's lines, the latest of each run."""
+    found = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+            found[line["part"], line["job"], line["settings"]] = line
+        except (ValueError, KeyError, TypeError):
+            continue
+    return list(found.values())
+
+
+def run_group(tasks: Sequence[tuple[str, Job]], options: argparse.Namespace, until: float) -> None:
+    """Run jobs one after another and write each down; none begins after `until`, in seconds since the epoch."""
+    with shared_pools():
+        for task in tasks:
+            if time.time() > until:
+                return
+            line = execute(task, options)
+            append(options.file, line)
+            said = line.get("error") or f"gap {gap(line):.1f} in {line['seconds']} s"
+            print(f"{line['job']}: {said}", file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the jobs of matrices that the file lacks."""
+    done = {(x["part"], x["job"], x["settings"]) for x in read(options.file) if "scores" in x}
+    groups: dict[tuple[Any, ...], list[tuple[str, Job]]] = {}
+    for path in options.matrices:
+        for job in read_matrix(path).jobs:
+            if (path.stem, job.name, fingerprint(job.config)) not in done:
+                # Runs of one concept and seed are trained on the same pools.
+                key = job.config.seed, path.stem, job.config.concepts[0].name
+                groups.setdefault(key, []).append((path.stem, job))
+    print(f"{sum(map(len, groups.values()))} runs to go", file=sys.stderr, flush=True)
+    run_processes(run_group, [groups[key] for key in sorted(groups)], options)
+
+
+def gap(line: Line) -> float:
+    """Points that a run is away from what retraining gives, mean over scores (docs/study.md, Outcome)."""
+    scores = {name: value for name, (value, _) in line["scores"].items()}
+    lost = [max(0.0, scores[f"{name}.before"] - scores[f"{name}.after"]) for name in KEPT]
+    return 100 * mean([scores["forget_accuracy.after"], *lost])
+
+
+def chosen(lines: Sequence[Line]) -> dict[tuple[str, str], tuple[str, float, bool]]:
+    """(method, arm) -> the trial with the lowest mean gap over the development concepts, that gap, at an edge or not.
+
+    A trial of which a run failed cannot be chosen. Ties go to the lower rates.
+    """
+    by: dict[tuple[str, str], dict[str, list[Line]]] = {}
+    for line in lines:
+        if line["part"].startswith("tune-"):
+            by.setdefault((line["method"], line["arm"]), {}).setdefault(line["setting"], []).append(line)
+    found = {}
+    for key, settings in by.items():
+        whole = {n: ls for n, ls in settings.items() if len(ls) == len(DEVELOPMENT) and all("scores" in x for x in ls)}
+        if whole:
+            name = min(whole, key=lambda n: (mean(map(gap, whole[n])), whole[n][0]["forget_lr"]))
+            rates = sorted({ls[0]["forget_lr"] for ls in settings.values()})
+            edge = whole[name][0]["forget_lr"] in (rates[0], rates[-1])
+            found[key] = name, mean(map(gap, whole[name])), edge
+    return found
+
+
+def choose(options: argparse.Namespace) -> None:
+    """Print what was chosen, and write the matrices of the test."""
+    found = chosen(read(options.file))
+    for (method, arm), (name, value, edge) in sorted(found.items()):
+        print(f"{method:6} {arm:12} {name:24} gap {value:5.2f}{'  at the edge of its grid' if edge else ''}")
+    for method in BASE:
+        arms = {arm: trials(method)[name] for (m, arm), (name, _, _) in found.items() if m == method}
+        if set(arms) != set(ARMS):
+            print(f"{method}: {', '.join(sorted(set(ARMS) - set(arms)))} not tuned yet, no matrix written")
+            continue
+        print(write_matrix("test", method, TEST, SEEDS, arms))
+        print(write_matrix("width", method, TEST, [0], _widths({a: arms[a] for a in ("dual", "shared", "joint")})))
+        if method in ("esd", "sfron"):
+            more = {arm: arms[arm] for arm in ("dual", "shared")}
+            print(write_matrix("more", method, TEST, range(5, 10), more))
+        if method in MASKLESS:
+            bare = {f"{arm}-bare": given | MASKLESS[method] for arm, given in arms.items()}
+            print(write_matrix("masks", method, TEST, [0, 1, 2], bare))
+
+
+def _widths(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Chosen rates and retain weights, moved away from what was chosen."""
+    found = {}
+    for arm, given in arms.items():
+        for times in (1 / 4, 1 / 2, 2, 4):
+            rates = {k: float(f"{v * times:.4g}") if k.endswith(".lr") else v for k, v in given.items()}
+            found[f"{arm}-rate-{times:g}".replace(".", "_")] = rates
+        for weight in (0.25, 4.0):
+            found[f"{arm}-weight-{weight:g}".replace(".", "_")] = given | {"method.retain_weight": weight}
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_subparsers(dest="command", required=True)
+    group.add_parser("plan", help="write the matrices of tuning").set_defaults(do=plan)
+    made = group.add_parser("run", help="run what a file of results lacks")
+    made.add_argument("matrices", nargs="+", type=Path)
+    made.add_argument("--file", type=Path, required=True)
+    made.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    made.add_argument("--minutes", type=float, help="begin no run after this many")
+    made.add_argument("--runs", type=Path, default=Path("runs/study"))
+    made.add_argument("--cache", type=Path, default=Path("runs/study-cache"))
+    made.add_argument("--keep", action="store_true", help="keep the run folders")
+    made.set_defaults(do=run)
+    made = group.add_parser("choose", help="take the best trials, and write the matrices of the test")
+    made.add_argument("file", type=Path)
+    made.set_defaults(do=choose)
+    options = parser.parse_args(arguments)
+    options.do(options)
+
+
+if __name__ == "__main__":
+    main()
