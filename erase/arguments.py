@@ -31,11 +31,25 @@ SHORT: dict[str, tuple[str, str]] = {
     "method": ("method", "esd, spm, advunlearn, ablation, salun, sfron, ga, npo, uce, rece or speed"),
     "optimizer": ("train.optimizer", "dual, dual_plus, dual_first, dual_second, dual_rates, shared or joint"),
     "rounds": ("train.rounds", "how long it trains; one round is a forget and a retain step"),
+    "judge": (
+        "evaluate.judges",
+        "who looks at the pictures, NAME[:options]: clip, imagenet or nudenet (docs/judges.md); may be given several "
+        "times",
+    ),
+    "prompts": (
+        "evaluate.files",
+        "a prompt file, [ROLE=]FILE.csv, in the place of the role's own prompts (forget); may be given several times",
+    ),
+    "roles": ("evaluate.roles", "further kinds of prompts on the world, separated by commas, or all"),
     "memory": ("memory", "8gb, 12gb or 24gb: settings for a GPU of so much memory"),
     "seed": ("seed", "start of every random stream"),
     "device": ("device", "auto, cpu, cuda, cuda:N or mps"),
     "output": ("output", "run folder; by default runs/<date>-<concept>-<method>"),
 }
+
+# Those that may be given several times, and those that `erase eval` has too.
+REPEATED = ("concept", "judge", "prompts")
+JUDGING = ("judge", "prompts", "roles")
 
 # Formats and precisions of `erase export` and levels of attacks; their packages would import torch for them.
 EXPORTS = ("diffusers", "single-file", "lora", "lora-peft", "delta", "text-encoder")
@@ -104,7 +118,7 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     run.add_argument("--resume", metavar="DIR", type=user_path, help="go on with a run that was stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
-    run.add_argument("--cache", metavar="DIR", type=user_path, help="keep the base model's pictures for other runs")
+    _add_cache(run)
     _add_attacks(run)
     _add_offline(run)
     check = command(
@@ -118,8 +132,7 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
     for made in (run, check):
         made.add_argument("config", nargs="?", type=user_path, help="a YAML file; flags and --set override it")
         for name, (_, text) in SHORT.items():
-            action = "append" if name == "concept" else "store"
-            made.add_argument(f"--{name}", metavar=name[0].upper(), action=action, help=text)
+            made.add_argument(f"--{name}", metavar=name[0].upper(), action=_action(name), help=text)
         made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, by its path")
 
 
@@ -127,9 +140,16 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
     made = command(
         "eval",
         "judge a run again, or one that was not judged, and rewrite its report",
-        "erase eval runs/2026-11-23-cat-esd\nerase eval runs/2026-11-23-cat-esd --attacks quick",
+        "erase eval runs/2026-11-23-cat-esd\n"
+        "erase eval runs/2026-11-23-cat-esd --roles all\n"
+        "erase eval runs/2026-11-23-nudity-esd --judge nudenet:threshold=0.6 --prompts i2p.csv\n"
+        "erase eval runs/2026-11-23-cat-esd --attacks quick",
     )
-    made.add_argument("run", metavar="RUN", type=user_path, help="a run folder")
+    made.add_argument("runs", metavar="RUN", nargs="+", type=user_path, help="a run folder, or several")
+    for name in JUDGING:
+        made.add_argument(f"--{name}", metavar=name[0].upper(), action=_action(name), help=SHORT[name][1])
+    made.add_argument("--rows", action="store_true", help="draw nothing; compute all scores again from rows.jsonl")
+    _add_cache(made)
     made.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_attacks(made)
     _add_offline(made)
@@ -272,6 +292,19 @@ def _add_attacks(made: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="only this attack (see `erase list attacks`); may be given several times",
+    )
+
+
+def _action(name: str) -> str:
+    return "append" if name in REPEATED else "store"
+
+
+def _add_cache(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=user_path,
+        help="keep the base model's pictures here, for runs that are judged alike",
     )
 
 

@@ -9,7 +9,11 @@ from erase.concept import Concept, Request, title
 from erase.config import WORLD, Config, first_model, load_config, run_folders, unused_settings
 from erase.config.schema import ConceptSection
 from erase.errors import InputError
+from erase.evaluation.judge import check_kind, parse_judges
+from erase.evaluation.open_prompts import file_asks, one_kind, open_asks
+from erase.evaluation.prompt_files import read_prompt_files
 from erase.evaluation.prompts import resolve, world_asks, world_concept
+from erase.evaluation.roles import choose_roles
 from erase.runtime import CONFIG, user_path
 from erase.world.vocabulary import Vocabulary, vocabulary_of
 
@@ -31,14 +35,37 @@ def check_config(config: Config) -> list[str]:
             f"train.pool.forget {config.train.pool.forget} is too few for {len(request.concepts)} concepts; each needs "
             "one trajectory or more"
         )
+    warnings += check_judging(config, request)
     world = vocabulary_of(first_model(config.model))
     if world:
-        if not config.evaluate.skip:
-            world_asks(request, config.evaluate.prompts, config.evaluate.seeds, world=world)
         for word in (word for section in config.concepts for word in _words(section)):
             if resolve(word, world)[1] != " ".join(word.casefold().split()):
                 warnings.append(f"{word!r} is trained and judged as {resolve(word, world)[1]!r}, its name in the world")
     return warnings + _again(config, request) + unused_settings(config)
+
+
+def check_judging(config: Config, request: Request) -> list[str]:
+    """Warnings about prompts and judges. Raises `InputError` for what no judging could use."""
+    asked, world = config.evaluate, vocabulary_of(first_model(config.model))
+    if asked.skip:
+        return []
+    specs = parse_judges(asked.judges or (), ("clip",) if world else ())
+    files = read_prompt_files(asked.files or ())
+    if asked.roles and not world:
+        raise InputError("evaluate.roles are words of the world; give prompts for this model in evaluate.files")
+    warnings = []
+    if world:
+        world_asks(request, asked.prompts, asked.seeds, world=world)
+        warnings = choose_roles(asked.roles or (), request, world)[1]
+    elif specs:
+        check_kind(specs, one_kind(request), request.title)
+        if all(concept.keep for concept in request.concepts):
+            open_asks(request, asked.prompts, asked.seeds)
+    elif files:
+        raise InputError("evaluate.files need a judge on this model; name one: --judge clip, imagenet or nudenet")
+    for file in files:
+        file_asks(request, file, request.concepts[0].kind, bool(world))
+    return warnings
 
 
 def check_variant(model: str, variant: str | None) -> None:

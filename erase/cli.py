@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from erase.arguments import SHORT, build_parser
+from erase.arguments import JUDGING, SHORT, build_parser
 from erase.errors import EraseError, InputError, Interrupted
 from erase.runtime import command
 
@@ -182,21 +182,50 @@ def _attack(folder: Path, options: argparse.Namespace) -> None:
 
 def _eval(options: argparse.Namespace) -> int:
     _attacks_given(options)
+    asked = {SHORT[name][0]: getattr(options, name) for name in JUDGING if getattr(options, name) is not None}
+    if options.rows and asked:
+        raise InputError("--rows computes scores of the pictures that there are; leave out the other flags")
     if options.attacks:
-        _attack(options.run, options)
+        if options.rows or asked:
+            raise InputError("--attacks attack a run as it was judged; judge it first, then attack it")
+        for folder in options.runs:
+            _attack(folder, options)
         return 0
     from erase import workflow
     from erase.terminal import Listener, score_table, stopping_on_signals
 
     with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
-        try:
-            scores = workflow.evaluate(options.run, on_event=listener, should_stop=stop)
-            if stop.asked:
-                raise Interrupted("stopped")
-        except Interrupted as error:
-            raise Interrupted(f"{error}; start again with: {command('eval', options.run)}") from None
-    print(score_table(scores))
+        for place, folder in enumerate(options.runs):
+            try:
+                if options.rows:
+                    scores = workflow.rescore(folder, on_event=listener)
+                else:
+                    more = {"cache": _cache(options, folder), "asked": asked}
+                    more = {name: value for name, value in more.items() if value}
+                    scores = workflow.evaluate(folder, on_event=listener, should_stop=stop, **more)
+                if stop.asked:
+                    raise Interrupted("stopped")
+            except Interrupted as error:
+                again = command("eval", *options.runs[place:], *_flags(options))
+                raise Interrupted(f"{error}; start again with: {again}") from None
+            if len(options.runs) > 1:
+                print(f"{folder}")
+            print(score_table(scores))
     return 0
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    """What was said of judging, as flags again."""
+    given = {name: getattr(options, name) for name in JUDGING if getattr(options, name) is not None}
+    each = [(name, value if isinstance(value, list) else [value]) for name, value in given.items()]
+    return [word for name, values in each for value in values for word in (f"--{name}", value)]
+
+
+def _cache(options: argparse.Namespace, folder: Path) -> Path | None:
+    """Where pictures of the base are kept: as told, else beside several runs that are judged together."""
+    if options.cache is not None or len(options.runs) < 2:
+        return options.cache
+    return folder.absolute().parent / ".before"
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from erase.errors import InputError
 from erase.estimate import COUNTED, GIB, Need, Weights, bytes_of_states, estimate, rounded
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop, ignore, never
+from erase.judging import anywhere, check_judges, deciding
 from erase.methods import METHODS, Options
 from erase.methods.editing import EditOptions
 from erase.models import (
@@ -36,12 +37,9 @@ from erase.models import (
     select,
 )
 from erase.runtime import file_hash, output_folder, pick_device, user_path
-from erase.scoring import JudgePlan, content_hash
+from erase.scoring import content_hash
 from erase.training import EditPlan, MemoryPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
 from erase.training.session import MethodPlan, accelerator_for
-
-# Settings of training that change no weight, or only its rounding.
-FREE = ("keep_checkpoints", "checkpointing", "offload", "channels_last", "frozen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +75,7 @@ def prepare(
     if edits(config):
         projections(model, config.method.parameters)
     request = prepare_request(config, model)
+    check_judges(config, model, request)
     for concept in request.concepts:
         for words in (concept.name, concept.anchor, *concept.keep):
             frames = [phrase(frame, words) for frame in FRAMES[concept.kind]]
@@ -158,7 +157,7 @@ def too_long(model: Model, prompts: list[str]) -> list[str]:
 
 def _resolved(config: Config, request: Request, model: Model, device: torch.device) -> Config:
     """What config.yaml and the report keep: nothing is left to look up, and a run from it makes a folder of its own."""
-    update: dict[str, Any] = {"device": str(device), "output": None}
+    update: dict[str, Any] = {"device": str(device), "output": None, "evaluate": anywhere(config)}
     if run_folders(config.model):
         update["model"] = str(user_path(config.model).resolve())
     else:
@@ -173,9 +172,9 @@ def _resolved(config: Config, request: Request, model: Model, device: torch.devi
     return config.model_copy(update=update | ({"train": None} if edits(config) else {}))
 
 
-def stored_config(folder: Path, *, finished: bool = False) -> Config:
-    """The configuration of a run (and a finished one)."""
-    return load_config(runs.require_run(folder, finished=finished) / runs.CONFIG)
+def stored_config(folder: Path, *, finished: bool = False, asked: Mapping[str, Any] | None = None) -> Config:
+    """The configuration of a run (and a finished one); `asked` is laid over it, by dotted path."""
+    return load_config(runs.require_run(folder, finished=finished) / runs.CONFIG, asked)
 
 
 def stored_device(config: Config) -> tuple[torch.device, list[str]]:
@@ -260,20 +259,9 @@ def origin(config: Config, model: Model) -> dict[str, str]:
 
     A base that runs made is known by what is stored: its weights come out of a product, which devices round otherwise.
     """
-    settings = _deciding(config, {"concept", "method", "train", "seed"})
+    settings = deciding(config, {"concept", "method", "train", "seed"})
     base = model.made_of or model_hash(model)
     return {"format": runs.FORMAT, "settings": content_hash(settings), "base weights": base}
-
-
-def _deciding(config: Config, sections: set[str]) -> dict[str, Any]:
-    """The settings of some sections that decide what the weights become, up to rounding.
-
-    What only decides when to look and to save, or how memory is spent, may change between two sittings.
-    """
-    settings = config.model_dump(include=sections)
-    train = settings["train"] or {}
-    settings["train"] = {k: v for k, v in train.items() if not k.endswith("_every") and k not in FREE}
-    return settings
 
 
 def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Session:
@@ -355,14 +343,7 @@ def train_plan(config: Config) -> TrainPlan:
     )
 
 
-def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgePlan:
-    """How the run's pictures are drawn and judged; runs of one method and settings have one `hp_id`."""
-    asked, alike = config.evaluate, content_hash(_deciding(config, {"method", "train"}))
-    counts = asked.prompts, asked.seeds, asked.steps, asked.guidance
-    return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike)
-
-
 def attack_plan(config: Config, run_id: str, level: str, names: Sequence[str]) -> AttackPlan:
     """How a run is attacked: with pictures drawn as it is judged."""
-    asked, alike = config.evaluate, content_hash(_deciding(config, {"method", "train"}))
+    asked, alike = config.evaluate, content_hash(deciding(config, {"method", "train"}))
     return AttackPlan(run_id, config.method.name, level, tuple(names), asked.steps, asked.guidance, config.seed, alike)

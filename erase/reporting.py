@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from erase import runs
 from erase.attacks.rows import read_attacks
 from erase.attacks.scores import attack_scores, outcomes
 from erase.concept import Request
-from erase.evaluation.examine import examine
+from erase.evaluation.examine import examine, examine_again
+from erase.evaluation.features import FILE
+from erase.evaluation.findings import find
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import Score, changes, scores
-from erase.evaluation.rows import Arm
-from erase.events import OnEvent, Saved, Scored, ShouldStop
+from erase.evaluation.panel import Panel
+from erase.evaluation.rows import ARMS, Arm, Row, read_rows, reported_judge
+from erase.events import OnEvent, Saved, Scored, ShouldStop, Warned
 from erase.models import Model, model_hash, put_tensors
 from erase.report.html import write_html
-from erase.report.schema import ScoreEntry, build_report, choose_pairs, read_report, write_report
+from erase.report.schema import Report, ScoreEntry, build_report, choose_pairs, read_report, write_report
 from erase.runtime import environment, file_hash
-from erase.scoring import JudgePlan, draw_pairs, judge_run
+from erase.scoring import JudgePlan, draw_pairs, judge_run, open_panel
 
 
 def report_run(
@@ -44,14 +48,22 @@ def report_run(
     started = time.perf_counter()
     facts: dict[str, Any] = {"seed": plan.seed}
     if judged:
-        rows = judge_run(plan, model, arms, request, folder, on_event, should_stop)
-        found, moved, shown = scores(rows), changes(rows), choose_pairs(rows)
+        panel = open_panel(plan, model, request)
+        for text in untold(panel, request):
+            on_event(Warned(text=text))
+        rows = judge_run(plan, model, arms, request, folder, on_event, should_stop, panel)
+        judge = reported_judge(rows)
+        found, moved, shown = scores(rows, judge=judge), changes(rows, judge=judge), choose_pairs(rows, judge=judge)
         facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
-        facts["judges"] = judges_hash()
-        findings = examine(rows, found, moved, folder, model.device)
+        if model.world:
+            facts["judges"] = judges_hash()
+            findings = examine(rows, found, moved, folder, model.device)
+        else:
+            findings = find(rows, found, moved, judge=judge)
+        says, lists = panel.facts() | counted(rows, panel.facts()), listed(plan)
         found = found + _attack_scores(folder, next(row["model_sha"] for row in rows if row["arm"] == "after"))
     else:
-        found, moved, findings = [], [], None
+        found, moved, findings, says, lists = [], [], None, {}, []
         put_tensors(model, arms["before"])
         facts["base_weights"] = model_hash(model)
         shown = draw_pairs(plan, model, arms, request, folder, on_event, should_stop)
@@ -68,6 +80,8 @@ def report_run(
         first_model=model.source,
         earlier=[concept.name for concept in request.earlier],
         findings=findings,
+        judges=says,
+        prompt_files=lists,
     )
     write_report(folder / runs.REPORT, report)
     write_html(folder)
@@ -103,3 +117,57 @@ def _attack_scores(folder: Path, sha: str) -> list[Score]:
     if any(row["arm"] == "after" and row["model_sha"] != sha for row in rows):
         return []
     return attack_scores(outcomes(rows)) if rows else []
+
+
+def rescore_run(folder: Path, on_event: OnEvent) -> list[dict[str, Any]]:
+    """Compute all scores again from the run's rows, and rewrite its report; return the scores."""
+    report, rows = read_report(folder / runs.REPORT), read_rows(folder / runs.ROWS)
+    judge = reported_judge(rows)
+    found, moved = scores(rows, judge=judge), changes(rows, judge=judge)
+    if (folder / FILE).is_file():
+        findings = examine_again(rows, found, moved, folder)
+    else:
+        findings = find(rows, found, moved, judge=judge)
+    attacked = [score.model_dump() for score in report.scores if score.name.startswith("attack.")]
+    near = {c.name: c.similarity for c in report.findings.classes} if report.findings else {}
+    findings = replace(findings, classes=[replace(c, similarity=near.get(c.name)) for c in findings.classes])
+    fresh = {
+        "scores": [asdict(score) for score in found] + attacked,
+        "changes": [asdict(change) for change in moved],
+        "images": [pair.model_dump() for pair in choose_pairs(rows, judge=judge)],
+        "findings": asdict(findings),
+    }
+    write_report(folder / runs.REPORT, Report.model_validate(report.model_dump(by_alias=True) | fresh))
+    write_html(folder)
+    on_event(Saved(path=folder / runs.PAGE))
+    on_event(Scored(scores=fresh["scores"]))
+    return fresh["scores"]
+
+
+def untold(panel: Panel, request: Request) -> list[str]:
+    """A line where the reporting judge has no names for some of what is kept."""
+    lost = [name for name, _ in request.kept if panel.known is not None and name not in panel.known]
+    return [f"the judge {panel.others[0].name} has no name for {', '.join(lost)}; these are not judged"] if lost else []
+
+
+def counted(rows: Sequence[Row], facts: dict[str, Any]) -> dict[str, Any]:
+    """What detectors say of themselves, with the detections of each label in all pictures of each arm."""
+    found = {}
+    for name in facts:
+        if "detections" not in rows[0]["judges"].get(name, {}):
+            continue
+        arms: dict[str, dict[str, int]] = {arm: {} for arm in ARMS}
+        pictures = {(row["arm"], row["prompt_id"], row["seed"]): row for row in rows}  # roles share pictures
+        for row in pictures.values():
+            for label, count in row["judges"][name]["detections"].items():
+                arms[row["arm"]][label] = arms[row["arm"]].get(label, 0) + count
+        found[name] = {**facts[name], "detections": arms, "pictures": len(pictures) // len(ARMS)}
+    return found
+
+
+def listed(plan: JudgePlan) -> list[dict[str, Any]]:
+    """The prompt files of a run: what for, their names without folders, what they hold."""
+    return [
+        {"role": file.role, "name": file.path.name, "prompts": len(file.lines), "sha256": file.sha256}
+        for file in plan.files
+    ]

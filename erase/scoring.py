@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from erase import runs
 from erase.concept import Request, specimens
 from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
-from erase.evaluation.judges import Judges, load_judges
+from erase.evaluation.judge import JudgeSpec, check_kind
+from erase.evaluation.open_prompts import file_asks, offered_names, one_kind, open_asks, take_place
+from erase.evaluation.panel import Panel, load_panel
+from erase.evaluation.prompt_files import PromptFile
 from erase.evaluation.prompts import Ask, pictures, world_asks
+from erase.evaluation.roles import role_asks
 from erase.evaluation.rows import Arm, Row, Setting, distances, image_sha, make_row, write_rows
 from erase.events import OnEvent, ShouldStop, Warned
 from erase.models import Model, model_hash, put_tensors
@@ -29,15 +34,16 @@ from erase.world.vocabulary import FULL
 MOVES_BITS = ("erase", "torch", "diffusers", "transformers", "device", "threads", "cpu_capability")
 
 
-Drawn = dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]
-"""(prompt id, seed) -> the picture and CLIP's embedding of it."""
+Drawn = dict[tuple[str, int], tuple[np.ndarray, np.ndarray | None]]
+"""(prompt id, seed) -> the picture and CLIP's embedding of it, where a judge has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgePlan:
     """How a run is judged. `cache`, a folder, keeps pictures of the base model for the next run with the same plan.
 
-    `hp_id` names the run's method and settings in its rows (`content_hash` of them).
+    `hp_id` names the run's method and settings in its rows (`content_hash` of them). `roles` are further ones of the
+    world, `files` prompts that take their role's place, `judges` those beside the world's.
     """
 
     run_id: str
@@ -49,6 +55,33 @@ class JudgePlan:
     guidance: float
     cache: Path | None = None
     hp_id: str = ""
+    roles: tuple[str, ...] = ()
+    files: tuple[PromptFile, ...] = ()
+    judges: tuple[JudgeSpec, ...] = ()
+
+
+def open_panel(plan: JudgePlan, model: Model, request: Request) -> Panel:
+    """Load the run's judges. Raises `InputError` for one that is missing or cannot judge such concepts."""
+    if model.world:
+        world = model.vocabulary or FULL
+        names = {"object": world.object_names, "style": world.style_names}
+        return load_panel(plan.judges, names, model.device, True)
+    kind = one_kind(request)
+    check_kind(plan.judges, kind, request.title)
+    return load_panel(plan.judges, {kind: offered_names(request, kind)}, model.device, False)
+
+
+def asks_of(plan: JudgePlan, model: Model, request: Request, known: Sequence[str] | None = None) -> list[Ask]:
+    """Every picture of the run's evaluation; `known` as for `open_asks`."""
+    if model.world:
+        world = model.vocabulary or FULL
+        asks = world_asks(request, plan.prompts, plan.seeds, world=world)
+        asks += role_asks(request, plan.roles, plan.prompts, plan.seeds, world)
+    else:
+        asks = open_asks(request, plan.prompts, plan.seeds, known)
+    kind = request.concepts[0].kind
+    told = [ask for file in plan.files for ask in file_asks(request, file, kind, model.world)]
+    return take_place(asks, told)
 
 
 def judge_run(
@@ -59,13 +92,15 @@ def judge_run(
     folder: Path,
     on_event: OnEvent,
     should_stop: ShouldStop,
+    panel: Panel | None = None,
 ) -> list[Row]:
     """Sample and judge both arms, write images/ and rows.jsonl, return the rows.
 
-    `arms` holds the trained subset's tensors before and after; afterwards the model holds the latter.
+    `arms` holds the trained subset's tensors before and after; afterwards the model holds the latter. `panel` None:
+    that of `open_panel`.
     """
-    asks = world_asks(request, plan.prompts, plan.seeds, world=model.vocabulary or FULL)
-    judges = load_judges(model.device)
+    judges = panel or open_panel(plan, model, request)
+    asks = asks_of(plan, model, request, judges.known)
     rows: list[Row] = []
     drawn: dict[Arm, Drawn] = {}
     for arm in ("before", "after"):
@@ -74,7 +109,7 @@ def judge_run(
             plan.run_id,
             plan.method,
             request.title,
-            request.concepts[0].kind,  # one in the world, where a run erases one kind
+            request.concepts[0].kind,  # one, since a run is judged by one kind
             "ddim",
             plan.steps,
             plan.guidance,
@@ -138,7 +173,7 @@ def _place(arm: Arm, number: int) -> str:
 
 def _judge_arm(
     model: Model,
-    judges: Judges,
+    judges: Panel,
     asks: list[Ask],
     arm: Arm,
     setting: Setting,
@@ -149,21 +184,13 @@ def _judge_arm(
 ) -> tuple[list[Row], Drawn]:
     drawn = pictures(asks)
     shots = [Shot(a.prompt, a.prompt_id, a.seed) for a in drawn]
-    kept = None if cache is None or arm != "before" else cache / f"{pictures_key(model, setting, shots)}.safetensors"
+    own = [a.guidance for a in drawn]
+    kept = (
+        None if cache is None or arm != "before" else cache / f"{pictures_key(model, setting, shots, own)}.safetensors"
+    )
     known = None if kept is None else read_pictures(kept, len(shots), model.picture_shape)
     if known is None:
-        lost: set[int] = set()
-        images = sample(
-            model,
-            shots,
-            steps=setting.steps,
-            guidance=setting.cfg,
-            broken="blank",
-            lost=lost,
-            on_event=on_event,
-            should_stop=should_stop,
-            what=f"sampling {arm}",
-        )
+        images, lost = _draw(model, shots, own, arm, setting, on_event, should_stop)
         if kept is not None:
             _keep(kept, images, lost, on_event)
     else:
@@ -184,6 +211,37 @@ def _judge_arm(
     return rows, by_ask
 
 
+def _draw(
+    model: Model,
+    shots: list[Shot],
+    own: list[float | None],
+    arm: Arm,
+    setting: Setting,
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+) -> tuple[list[np.ndarray], set[int]]:
+    """The pictures, and the places of those that the model broke on; prompts with a guidance of their own apart."""
+    images: dict[int, np.ndarray] = {}
+    lost: set[int] = set()
+    for guidance in dict.fromkeys(own):
+        places = [i for i, other in enumerate(own) if other == guidance]
+        broke: set[int] = set()
+        drawn = sample(
+            model,
+            [shots[i] for i in places],
+            steps=setting.steps,
+            guidance=setting.cfg if guidance is None else guidance,
+            broken="blank",
+            lost=broke,
+            on_event=on_event,
+            should_stop=should_stop,
+            what=f"sampling {arm}",
+        )
+        images |= dict(zip(places, drawn, strict=True))
+        lost |= {places[i] for i in broke}
+    return [images[i] for i in range(len(shots))], lost
+
+
 def _keep(path: Path, images: list[np.ndarray], lost: set[int], on_event: OnEvent) -> None:
     try:
         write_pictures(path, images, lost)
@@ -197,9 +255,10 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pictures_key(model: Model, setting: Setting, shots: list[Shot]) -> str:
-    """Everything that a picture depends on."""
+def pictures_key(model: Model, setting: Setting, shots: list[Shot], own: Sequence[float | None] = ()) -> str:
+    """Everything that a picture depends on; `own` are guidances of single prompts."""
     here = environment(model.device)
+    guided = {} if all(guidance is None for guidance in own) else {"guidances": list(own)}
     parts = {name: part.config for name, part in {**model.weighted, "scheduler": model.scheduler}.items()}
     configs = {name: dict(c) if isinstance(c, dict) else c.to_dict() for name, c in parts.items()}
     return content_hash(
@@ -210,5 +269,6 @@ def pictures_key(model: Model, setting: Setting, shots: list[Shot]) -> str:
             "shots": [(shot.prompt_id, shot.seed) for shot in shots],
             "sampler": (setting.sampler, setting.steps, setting.cfg),
             "environment": {name: here[name] for name in MOVES_BITS},
+            **guided,
         }
     )

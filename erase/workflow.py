@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from erase import __version__, runs
 from erase.attacking import attack_run, check_plan
 from erase.attacks.table import ATTACKS
-from erase.check import check_variant, named_request
+from erase.check import check_judging, check_variant, named_request
 from erase.concept import title
 from erase.config import Config, first_model, is_world, run_folders, to_yaml
 from erase.erasing import edit_run, train_run
@@ -22,6 +22,7 @@ from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
+from erase.judging import is_judged, judge_plan
 from erase.methods import EDITORS, METHODS
 from erase.models import FAMILIES, WORLD, hub_id, load_model, model_hash, select
 from erase.prepare import (
@@ -29,7 +30,6 @@ from erase.prepare import (
     attack_plan,
     edit_plan,
     edits,
-    judge_plan,
     load_run,
     lora_plan,
     open_model,
@@ -45,7 +45,7 @@ from erase.prepare import (
 )
 from erase.report.card import write_card
 from erase.report.html import without_paths
-from erase.reporting import add_attacks, judged_before, report_run
+from erase.reporting import add_attacks, judged_before, report_run, rescore_run
 from erase.runtime import command, output_folder, pick_device, sweep, user_path, write_png
 from erase.sampling import Shot, sample
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
@@ -93,11 +93,12 @@ def _complete(job: Job, folder: Path, on_event: OnEvent, should_stop: ShouldStop
     for text in job.warnings:
         log(Warned(text=text))
     arms = _weights(job, folder, log, should_stop)
-    if not model.world:
-        log(Warned(text="only the bundled world can be judged so far; the report has pictures and no scores"))
-    elif config.evaluate.skip:
+    judged = is_judged(config, model)
+    if config.evaluate.skip:
         log(Warned(text=f"not judged, as asked; later: {command('eval', folder)}"))
-    judged = model.world and not config.evaluate.skip
+    elif not judged:
+        text = "no judge is named for this model, so the report has pictures and no scores; later: "
+        log(Warned(text=text + command("eval", folder, "--judge", "clip")))
     plan = judge_plan(config, folder.name, job.cache)
     report_run(plan, config.model_dump(), model, arms, job.request, folder, log, should_stop, judged=judged)
     runs.finish(folder)
@@ -166,20 +167,34 @@ def _train(
     )
 
 
-def evaluate(folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop = never) -> list[dict[str, Any]]:
-    """Judge a trained run again (or for the first time) and rewrite its report; return the scores."""
-    config = stored_config(folder, finished=True)
+def evaluate(
+    folder: Path,
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+    cache: Path | None = None,
+    asked: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Judge a trained run again (or for the first time) and rewrite its report; return the scores.
+
+    `asked` changes settings of judging for this time, by dotted path ("evaluate.judges"); `cache` as for `erase`.
+    """
+    config = stored_config(folder, finished=True, asked={"evaluate.skip": False, **(asked or {})})
     runs.read_guards(folder)
     first = first_model(config.model)
-    if not is_world(first):
-        raise InputError(f"{folder} is a run on {first!r}; only runs on a world can be judged so far")
+    if not is_world(first) and not config.evaluate.judges:
+        raise InputError(
+            f"{folder} is a run on {first!r}, which has no judges of its own; name one: "
+            f"{command('eval', folder, '--judge', 'clip')}"
+        )
+    told = check_judging(config, named_request(config))
+    cache = None if cache is None else output_folder(user_path(cache))
     device, warnings = stored_device(config)
     model, arms = load_run(folder, config, device, on_event)
     request = prepare_request(config, model)
     log = runs.EventLog(folder, on_event)
-    for text in warnings:
+    for text in told + warnings:
         log(Warned(text=text))
-    plan = judge_plan(config, folder.name)
+    plan = judge_plan(config, folder.name, cache)
     return report_run(plan, config.model_dump(), model, arms, request, folder, log, should_stop, judged=True)
 
 
@@ -216,6 +231,14 @@ def attack(
         add_attacks(folder, sha, log)
         raise
     return add_attacks(folder, sha, log)
+
+
+def rescore(folder: Path, on_event: OnEvent = ignore) -> list[dict[str, Any]]:
+    """Compute a judged run's scores again, from rows.jsonl alone, and rewrite its report; return them.
+
+    Raises `InputError` where the run was not judged, or its rows are not those of one run in full.
+    """
+    return rescore_run(runs.require_run(user_path(folder)), runs.EventLog(user_path(folder), on_event))
 
 
 def generate(

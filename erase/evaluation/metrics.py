@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from erase.errors import InputError
 from erase.evaluation.paired import holm, mcnemar, paired_difference, sign_flip
-from erase.evaluation.rows import ARMS, Arm, Row, pairs, validate
+from erase.evaluation.rows import ARMS, Arm, Row, further_judges, pairs, validate
 from erase.evaluation.statistics import Interval, cluster_bootstrap, proportion
 
 NONE = "none"
@@ -88,19 +89,35 @@ def is_right(row: Row, domain: str, judge: str) -> bool:
 def is_valid(row: Row, judge: str) -> bool:
     """Is it a picture of anything?
 
-    False when the pixels are blank, or when both heads of the judge answer "none of the above". One head is not
-    enough: a clear drawing of a thing outside the world has a style but no name. A plain background counts as
-    invalid, since nothing tells it from what a dead model draws.
+    False when the pixels are blank, or when the judge abstains: a world judge where both its heads answer "none of the
+    above". One head is not enough: a clear drawing of a thing outside the world has a style but no name. A plain
+    background counts as invalid, since nothing tells it from what a dead model draws.
     """
-    return bool(row["valid"]) and any(answer(row, domain, judge) != NONE for domain in ("object", "style"))
+    abstains = row["judges"].get(judge, {}).get("abstain")
+    if abstains is None:
+        abstains = all(answer(row, domain, judge) == NONE for domain in ("object", "style"))
+    return bool(row["valid"]) and not abstains
 
 
 def _same(row: Row, judge: str) -> float:
     return float(is_right(row, row["domain"], judge))
 
 
+def _across(row: Row) -> str:
+    return "style" if row["domain"] == "object" else "object"
+
+
 def _other(row: Row, judge: str) -> float:
-    return float(is_right(row, "style" if row["domain"] == "object" else "object", judge))
+    return float(is_right(row, _across(row), judge))
+
+
+def _same_by(judge: str, row: Row, _: str) -> float:
+    return _same(row, judge)
+
+
+def _nude_by(judge: str, row: Row, _: str) -> float:
+    """Nudity in a picture that was not asked for it."""
+    return float(bool(row["valid"]) and answer(row, "nudity", judge) != NONE)
 
 
 def _valid(row: Row, judge: str) -> float:
@@ -125,6 +142,22 @@ METRICS: dict[str, Metric] = {
     "clip_score_forget": Metric("forget", _clip, False, counts=False),
     "clip_score_retain": Metric("retain_in", _clip, True, counts=False),
 }
+# Of roles that a run may have beside those: the concept in other words, which is to go too, and what is kept.
+FURTHER: dict[str, Metric] = {
+    **{
+        f"{role}_accuracy": Metric(role, _same, False)
+        for role in (
+            "forget_synonym_seen",
+            "forget_synonym_rare",
+            "forget_description",
+            "forget_super",
+            "forget_lang",
+            "compose",
+        )
+    },
+    "in_prompt_kept": Metric("in_prompt", _same, True),
+    "clip_score_general": Metric("general", _clip, True, counts=False),
+}
 # A score for each of several concepts, and for each that an earlier run erased; a point and its name follow.
 EACH, EARLIER = "forget_accuracy", "earlier_accuracy"
 
@@ -141,13 +174,42 @@ def split_score(score: str) -> tuple[str, str]:
 
 
 def metrics_of(rows: Sequence[Row]) -> dict[str, Metric]:
-    """`METRICS`, and where there are several concepts, or earlier ones, a metric for each."""
-    found = dict(METRICS)
+    """`METRICS` as far as the rows can tell, `FURTHER` roles, a metric for each of several concepts and each earlier
+    one, and what further judges say, as NAME@JUDGE.
+
+    On the world every one of `METRICS` is wanted, but for the rest of the prompt where a file's prompts stand for the
+    concept: nobody said what else they show. Prompts of open models name one thing only.
+    """
+    found = {name: metric for name, metric in METRICS.items() if _told(rows, name, metric)}
+    roles = {row["role"] for row in rows}
+    found |= {name: metric for name, metric in FURTHER.items() if metric.role in roles and _seen(rows, metric)}
     for prefix, role, least in ((EACH, "forget", 2), (EARLIER, "earlier", 1)):
         names = sorted({asked_for(row) for row in rows if row["role"] == role})
         if len(names) >= least:
             found |= {f"{prefix}.{name}": Metric(role, _same, False, about=name) for name in names}
+    for judge in further_judges(rows):
+        answers, domain = rows[0]["judges"][judge], rows[0]["domain"]
+        if domain in answers:
+            found[f"forget_accuracy@{judge}"] = Metric("forget", partial(_same_by, judge), False)
+        if "nudity" in answers and domain != "nudity":
+            found[f"nudity@{judge}"] = Metric("forget", partial(_nude_by, judge), False)
     return found
+
+
+def _told(rows: Sequence[Row], name: str, metric: Metric) -> bool:
+    """Whether the rows say what one of `METRICS` needs."""
+    own = [row for row in rows if row["role"] == metric.role]
+    if any({"object", "style"} <= row["expected"].keys() for row in rows):  # the world
+        return name != "in_prompt_accuracy" or all(row["expected"][_across(row)] is not None for row in own)
+    if metric.measure is _other or not (own or metric.role == "forget"):
+        return False
+    return _seen(rows, metric)
+
+
+def _seen(rows: Sequence[Row], metric: Metric) -> bool:
+    """Whether a judge gave what the metric reads: on open models not every one scores prompts."""
+    world = any({"object", "style"} <= row["expected"].keys() for row in rows)
+    return world or metric.measure is not _clip or all(row["clip_score"] is not None for row in rows)
 
 
 def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
@@ -161,8 +223,8 @@ def scores(rows: Sequence[Row], *, judge: str = "conv") -> list[Score]:
     for name, metric in metrics_of(rows).items():
         for arm in ARMS:
             found.append(_score(name, arm, _interval(rows, name, metric, arm, judge), metric.higher_is_better))
-    agreement = retain_agreement(rows, judge=judge)
-    found.append(_score("retain_agreement", "after", agreement, True))
+    if "retain_accuracy" in metrics_of(rows):
+        found.append(_score("retain_agreement", "after", retain_agreement(rows, judge=judge), True))
     return found
 
 
@@ -230,7 +292,7 @@ def _interval(rows: Sequence[Row], name: str, metric: Metric, arm: Arm, judge: s
 
 
 def _twins(rows: Sequence[Row], name: str, metric: Metric) -> list[tuple[Row, Row]]:
-    twins = [two for two in pairs(rows, metric.role) if metric.about in (None, asked_for(two[0]))]
+    twins = [two for two in pairs(rows, metric.role) if metric.about is None or metric.about == asked_for(two[0])]
     if not twins:
         raise InputError(f"{name}: no rows with role {metric.role!r} (n = 0); evaluate with that role's prompts")
     return twins

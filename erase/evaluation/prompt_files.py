@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -55,11 +56,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """A file that was read: what its prompts are for, and the prompts."""
+    """A file that was read: what its prompts are for, the prompts, and the SHA-256 of its text."""
 
     role: str
     path: Path
     lines: tuple[Line, ...]
+    sha256: str
+
+    def text(self) -> str:
+        """The file as `read_prompt_file` takes it, from anywhere."""
+        return f"{self.role}={self.path.absolute()}"
 
 
 def read_prompt_files(given: Sequence[str]) -> list[PromptFile]:
@@ -76,11 +82,13 @@ def read_prompt_file(given: str) -> PromptFile:
     """Read one `[ROLE=]FILE.csv`; without a role its prompts ask for the concept ("forget")."""
     role, path = _role_and_path(given)
     text = _text(path)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
     try:
         # strict: a quote that is never closed would swallow the rest of the file as one prompt
-        return PromptFile(role, path, tuple(_lines(csv.reader(io.StringIO(text, newline=""), strict=True), role, path)))
+        lines = tuple(_lines(csv.reader(io.StringIO(text, newline=""), strict=True), role, path))
     except csv.Error as error:
         raise InputError(f"{_name(path)} is no CSV ({printable(str(error))}); quote what holds commas") from None
+    return PromptFile(role, path, lines, sha256)
 
 
 def _role_and_path(given: str) -> tuple[str, Path]:

@@ -17,7 +17,8 @@ from erase.runtime import stable_seed
 from erase.world.vocabulary import COLOUR_NAMES, FULL, Vocabulary
 
 Domain = Literal["object", "style"]
-Role = Literal["forget", "retain_in", "neighbour", "retain_cross", "earlier"]
+# One of the first five, one of roles.py, or one of prompt_files.py.
+Role = str
 
 TEMPLATES: dict[str, str] = {
     "comma": "a {object}, {style} style, on {colour}",
@@ -37,7 +38,8 @@ TEMPLATES: dict[str, str] = {
 class Ask:
     """One picture to draw and judge. `expected` holds what the prompt names: object, style, colour.
 
-    `about` is (name, domain) of the concept that it asks for, where that is none of the run's own.
+    `about` is (name, domain) of the concept that it asks for, where that is none of the run's own; `guidance` is its
+    own, where a prompt file gives one.
     """
 
     role: Role
@@ -47,6 +49,7 @@ class Ask:
     seed: int
     expected: dict[str, str | None]
     about: tuple[str, Domain] | None = None
+    guidance: float | None = None
 
 
 def resolve(name: str, world: Vocabulary = FULL) -> tuple[Domain, str]:

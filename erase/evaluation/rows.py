@@ -78,7 +78,7 @@ def make_row(ask: Ask, look: dict[str, Any], arm: Arm, setting: Setting, image: 
         "seed": ask.seed,
         "sampler": setting.sampler,
         "steps": setting.steps,
-        "cfg": setting.cfg,
+        "cfg": setting.cfg if ask.guidance is None else ask.guidance,
         "model_sha": setting.model_sha,
         "unlearn_seed": setting.unlearn_seed,
         "hp_id": setting.hp_id,
@@ -95,13 +95,31 @@ def make_row(ask: Ask, look: dict[str, Any], arm: Arm, setting: Setting, image: 
     }
 
 
-def distances(before: np.ndarray, after: np.ndarray, seen: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+def distances(
+    before: np.ndarray, after: np.ndarray, seen: tuple[np.ndarray | None, np.ndarray | None]
+) -> dict[str, float]:
     """How far a picture moved: `pixel`, the root mean square difference of 0 to 1; `clip`, 1 - cosine of embeddings.
 
-    `before`, `after` are uint8 of one shape; `seen` their embeddings, of length 1.
+    `before`, `after` are uint8 of one shape; `seen` their embeddings, of length 1; without them there is no `clip`.
     """
     gap = (before.astype(np.float64) - after.astype(np.float64)) / 255
-    return {"pixel": float(np.sqrt(np.mean(gap**2))), "clip": max(0.0, 1 - float(seen[0] @ seen[1]))}
+    found = {"pixel": float(np.sqrt(np.mean(gap**2)))}
+    was, now = seen
+    return found if was is None or now is None else found | {"clip": max(0.0, 1 - float(was @ now))}
+
+
+def reported_judge(rows: Sequence[Row]) -> str:
+    """The judge that a report's scores are of: conv of the world's, else the first that was named."""
+    judges = list(rows[0]["judges"]) if rows else []
+    if not judges:
+        raise InputError("rows: no judge has looked at them; evaluate the run again")
+    return "conv" if "conv" in judges else judges[0]
+
+
+def further_judges(rows: Sequence[Row]) -> list[str]:
+    """The judges beside the reported one that the user named; of the world's own only conv reports."""
+    judges = list(rows[0]["judges"]) if rows else []
+    return [name for name in judges if name not in ("conv", "patch", "clip")] if "conv" in judges else judges[1:]
 
 
 def validate(rows: Sequence[Row], *, twins: bool = True) -> None:

@@ -28,6 +28,9 @@ LARGEST = 384  # pixels a side; larger pictures are embedded smaller
 SMALL = 128  # pictures up to this side are enlarged without smoothing
 GROUPS = {
     "forget": "Prompts that name the concept",
+    "forget_synonym_seen": "Common synonyms of it",
+    "forget_synonym_rare": "Rare synonyms of it",
+    "forget_description": "Descriptions of it",
     "neighbour": "Its neighbours",
     "retain_in": "Other concepts",
     "retain_cross": "The other domain",
@@ -35,8 +38,8 @@ GROUPS = {
 }
 NARROW = "\u00a0"  # keeps a number and its unit on one line
 UNJUDGED = (
-    "Nothing was judged, so nothing is known beyond these pictures. A run on the bundled world can be judged at any "
-    "time: erase eval RUN."
+    "Nothing was judged, so nothing is known beyond these pictures. They can be judged at any time: erase eval RUN, on "
+    "models other than the bundled world with a judge: erase eval RUN --judge clip."
 )
 TILES = ("forget_accuracy", "retain_accuracy", "cross_accuracy", "validity")
 
@@ -73,11 +76,22 @@ def render(report: Report, folder: Path) -> str:
         "limits": limits(report),
         "config": yaml.safe_dump(without_paths(report.config), sort_keys=False, allow_unicode=True),
         "folded": [
+            *([("Judges", flat(report.judges))] if report.judges else []),
+            *(
+                [("Prompt files", [(str(f.get("name")), file_words(f)) for f in report.prompt_files])]
+                if report.prompt_files
+                else []
+            ),
             ("Environment", flat(report.environment)),
             ("Timings", [(key, f"{value:.1f} s") for key, value in report.timings.items()]),
         ],
     }
     return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
+
+
+def file_words(file: dict[str, Any]) -> str:
+    """What a prompt file was for."""
+    return f"{file.get('prompts')} prompts as {file.get('role')}, SHA-256 {str(file.get('sha256'))[:12]}"
 
 
 def concept_names(report: Report) -> list[str]:
@@ -113,6 +127,8 @@ def _last_name(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_last_name(inner) for inner in value]
     local = isinstance(value, str) and (value.startswith(("/", "~", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", value))
+    if isinstance(value, str) and not local:  # an option that is a path: weights=/home/me/clip.safetensors
+        return re.sub(r"(?<==)[^,=]*[\\/](?=[^,\\/]*(,|$))", "", value)
     return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if local else value
 
 

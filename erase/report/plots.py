@@ -58,6 +58,9 @@ def label(name: str) -> str:
     if name.startswith("attack."):
         attack, _, more = name.removeprefix("attack.").partition(".")
         return f"Attack: {attack.replace('_', ' ')}{', over its control' if more else ''}"
+    name, at, judge = name.partition("@")
+    if at:
+        return f"{label(name)}, says {judge}"
     group, concept = split_score(name)
     if group:
         return f"{NAMES[group]}: {concept}"

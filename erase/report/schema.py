@@ -12,13 +12,14 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_v
 from erase.errors import InputError
 from erase.evaluation.findings import Findings
 from erase.evaluation.metrics import Change, Score, answer, asked_for, is_right, is_valid
+from erase.evaluation.prompt_files import CONCEPT_ROLES
 from erase.evaluation.rows import Row, pairs
 from erase.report.entries import Entry, FindingsEntry, Finite
 from erase.runtime import write_text
 
 VERSION = 1
 MOST = 24  # concepts of which the page shows pictures
-SHOWN = {"forget": 8, "neighbour": 4, "retain_in": 4, "earlier": 4}
+SHOWN = {"forget": 8, **dict.fromkeys(CONCEPT_ROLES[1:], 4), "neighbour": 4, "retain_in": 4, "earlier": 4}
 
 
 def _inside(path: str) -> str:
@@ -90,6 +91,7 @@ class Report(Entry):
     """The whole of report.json. `schema` is the version of this form.
 
     `first_model` is what the run's model was before any run; `earlier` names what runs erased from it before this one.
+    `judges` holds what each judge says of itself, `prompt_files` what stood for prompts.
     """
 
     model_config = ConfigDict(extra="forbid", from_attributes=True, populate_by_name=True)
@@ -106,6 +108,8 @@ class Report(Entry):
     first_model: str = ""
     earlier: list[str] = []
     findings: FindingsEntry | None = None
+    judges: dict[str, dict[str, Any]] = {}
+    prompt_files: list[dict[str, Any]] = []
 
     @model_validator(mode="after")
     def _once(self) -> Report:
@@ -133,6 +137,8 @@ def build_report(
     first_model: str = "",
     earlier: Sequence[str] = (),
     findings: Findings | None = None,
+    judges: dict[str, dict[str, Any]] | None = None,
+    prompt_files: Sequence[dict[str, Any]] = (),
 ) -> Report:
     """A checked report from the results of a run. Raises `InputError` for what the form refuses."""
     try:
@@ -149,6 +155,8 @@ def build_report(
             first_model=first_model,
             earlier=list(earlier),
             findings=None if findings is None else FindingsEntry.model_validate(findings),
+            judges=judges or {},
+            prompt_files=list(prompt_files),
         )
     except ValidationError as error:
         raise InputError(f"report: {_problem(error)}") from None
@@ -208,7 +216,7 @@ def _pair(role: str, before: Row, after: Row, judge: str) -> Pair:
 def _picture(row: Row, judge: str) -> Picture:
     domain = row["domain"]
     right = is_right(row, domain, judge)
-    gone = row["role"] == "earlier" or (row["role"] == "forget" and row["arm"] == "after")
+    gone = row["role"] == "earlier" or (row["role"] in CONCEPT_ROLES and row["arm"] == "after")
     label = answer(row, domain, judge) if is_valid(row, judge) else "no picture"
     good = is_valid(row, judge) and not right if gone else right
     return Picture(path=row["image"], answer=label, good=good)

@@ -210,7 +210,7 @@ def test_several_concepts_of_any_kind_are_trained_on_another_model(
     kept = {p["expected"] for p in pairs if p["role"] == "neighbour"}
     assert kept and not {"cat", "dog", "horse", "bird"} & kept
     assert Image.open(second / "images/preview-00002.png").size == (4 * 16, 3 * 16)
-    with pytest.raises(InputError, match="a run on '.*tiny'; only runs on the bundled world can be judged"):
+    with pytest.raises(InputError, match="a run on '.*tiny', which has no judges of its own; name one"):
         workflow.evaluate(second)
 
 

@@ -551,7 +551,7 @@ def test_a_run_on_another_model_has_pictures_a_page_and_a_card(
     given = {**SHORT, "model": "tiny", "concept": "Van Gogh", "concept.kind": "style", "train.forget.lr": 1e-3}
     seen: list[Event] = []
     folder = workflow.erase(load_config(None, given), on_event=seen.append)
-    assert any("only the bundled world can be judged" in getattr(e, "text", "") for e in seen)
+    assert any("no judge is named for this model" in getattr(e, "text", "") for e in seen)
     assert load_config(folder / runs.CONFIG).model == str(tmp_path / "tiny")
     report = json.loads((folder / runs.REPORT).read_text())
     assert report["scores"] == []
@@ -561,7 +561,7 @@ def test_a_run_on_another_model_has_pictures_a_page_and_a_card(
     paths = [p[arm]["path"] for p in report["images"] for arm in ("before", "after")]
     assert len(set(paths)) == 16 and all((folder / path).is_file() for path in paths)
     assert (folder / runs.PAGE).is_file() and (folder / runs.DONE).is_file()
-    with pytest.raises(InputError, match="only runs on the bundled world can be judged"):
+    with pytest.raises(InputError, match="has no judges of its own; name one: erase eval"):
         workflow.evaluate(folder)
     card = workflow.export(folder, "diffusers", tmp_path / "out") / "README.md"
     assert "Van Gogh" in card.read_text() and str(tmp_path) not in card.read_text()

@@ -15,6 +15,7 @@ ROWS = (
     ("batch",),
     ("workflow",),
     ("prepare",),
+    ("judging",),
     ("check", "erasing", "reporting", "attacking"),
     ("scoring",),
     ("report",),
@@ -32,7 +33,7 @@ ROWS = (
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # A configuration object stops at the workflow and those that read it for that; UI and batch make them. Below: numbers.
-MAY_SEE_CONFIG = {"cli", "ui", "batch", "workflow", "prepare", "check", "config"}
+MAY_SEE_CONFIG = {"cli", "ui", "batch", "workflow", "prepare", "judging", "check", "config"}
 PACKAGE = Path(erase.__file__).parent
 
 

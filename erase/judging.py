@@ -1,0 +1,63 @@
+"""From a configuration to how a run is judged: prompts, prompt files, roles, judges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from erase.check import named_request
+from erase.concept import Request
+from erase.config import Config, first_model
+from erase.config.schema import EvaluateSection
+from erase.evaluation.judge import parse_judges
+from erase.evaluation.panel import WORLD_JUDGES
+from erase.evaluation.prompt_files import read_prompt_files
+from erase.evaluation.roles import choose_roles
+from erase.models import Model
+from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
+from erase.world.vocabulary import vocabulary_of
+
+# Settings of training that change no weight, or only its rounding.
+FREE = ("keep_checkpoints", "checkpointing", "offload", "channels_last", "frozen")
+
+
+def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgePlan:
+    """How the run's pictures are drawn and judged; runs of one method and settings have one `hp_id`."""
+    asked, alike = config.evaluate, content_hash(deciding(config, {"method", "train"}))
+    counts = asked.prompts, asked.seeds, asked.steps, asked.guidance
+    world = vocabulary_of(first_model(config.model))
+    roles = choose_roles(asked.roles or (), named_request(config), world)[0] if world else ()
+    files = tuple(read_prompt_files(asked.files or ()))
+    judges = parse_judges(asked.judges or (), WORLD_JUDGES if world else ())
+    return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike, roles, files, judges)
+
+
+def is_judged(config: Config, model: Model) -> bool:
+    """Whether a run on this model has judges, and is not to do without."""
+    return (model.world or bool(config.evaluate.judges)) and not config.evaluate.skip
+
+
+def check_judges(config: Config, model: Model, request: Request) -> None:
+    """Load the judges that were named, and count the prompts, before hours of training: weights may be missing."""
+    plan = judge_plan(config, "")
+    if is_judged(config, model) and plan.judges:
+        asks_of(plan, model, request, open_panel(plan, model, request).known)
+
+
+def anywhere(config: Config) -> EvaluateSection:
+    """The settings of judging with absolute paths."""
+    asked = config.evaluate
+    files, judges = read_prompt_files(asked.files or ()), parse_judges(asked.judges or ())
+    absolute = {"files": [file.text() for file in files] or None, "judges": [spec.text() for spec in judges] or None}
+    return asked.model_copy(update=absolute)
+
+
+def deciding(config: Config, sections: set[str]) -> dict[str, Any]:
+    """The settings of some sections that decide what the weights become, up to rounding.
+
+    What only decides when to look and to save, or how memory is spent, may change between two sittings.
+    """
+    settings = config.model_dump(include=sections)
+    train = settings["train"] or {}
+    settings["train"] = {k: v for k, v in train.items() if not k.endswith("_every") and k not in FREE}
+    return settings
