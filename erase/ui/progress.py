@@ -104,8 +104,8 @@ class Progress:
             case {"event": "warned", "text": str(text)}:
                 if text not in self.warnings:
                     self.warnings.append(text[:500])
-            case {"event": "finished"}:
-                self.complete = bool(event.get("complete"))
+            case {"event": "finished", "complete": True}:
+                self.complete = True
                 self._enter("done", time, self.total, self.total)
             case _:
                 pass

@@ -108,7 +108,7 @@ class Adopted:
         error = last_error(self._job / LOG, 1)
         if (self._folder / runs.DONE).exists() or not _failed(self._job / LOG):
             return Ended(0 if (self._folder / runs.DONE).exists() else Interrupted.exit_code)
-        return Ended(Interrupted.exit_code if "continue with: " in error else 1, error)
+        return Ended(Interrupted.exit_code if "--resume" in error else 1, error)
 
     def stop(self) -> None:
         """Ask it to end after the round under way."""

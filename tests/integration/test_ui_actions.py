@@ -268,5 +268,40 @@ def test_what_no_run_could_use_is_not_queued(actions: Actions, run: str):
     assert len(actions.runs()) == 1
 
 
+def test_a_real_run_is_stopped_and_goes_on_to_its_end(actions: Actions, run: str):
+    small = ("pool.forget=2", "pool.retain=2", "pool.steps=2", "batch=1", "preview_every=20", "checkpoint_every=0")
+    more = "\n".join(f"train.{line}" for line in small) + "\nevaluate.steps=2"
+    name = actions.erase({"concept": "dog", "method": "esd", "rounds": 40, "skip_judging": True, "more": more})
+
+    def until(states: tuple[str, ...], step: int = 0) -> dict:
+        end = time.monotonic() + 300
+        while (status := actions.status(name))["state"] not in states or status["step"] < step:
+            assert time.monotonic() < end and status["state"] != "failed", status
+            time.sleep(0.05)
+        return status
+
+    try:
+        seen: set[str] = set()
+        while not actions.status(name)["losses"]:
+            seen.add(until(("running", "queued"))["phase"])
+            time.sleep(0.05)
+        actions.stop(name)
+        stopped = until(("stopped",))
+        assert seen & {"starting", "preparing"} and stopped["error"] == "" and not stopped["finished"]
+        assert 0 < stopped["step"] < stopped["total"] == 80 and set(stopped["losses"]) == {"forget", "retain"}
+        assert actions.roots.file(stopped["preview"]) == Path(stopped["preview"])
+        actions.resume(name)
+        done = until(("done",))
+        assert [round for round, _ in done["losses"]["retain"]] == list(range(40)), (
+            "each round once, over both sittings"
+        )
+        assert done["finished"] and not actions.runs()[0]["judged"]
+    finally:
+        actions.stop(name)
+        until(("stopped", "done"))
+        actions.delete(name)
+    assert [info["name"] for info in actions.runs()] == [run]
+
+
 def test_generate_gives_a_file_to_serve(actions: Actions, run: str, drawn: list[compare.Drawn]):
     assert actions.generate(f"run:{run}", "a dog", 3, STEPS, strength=0.5) == str(drawn[6].path)

@@ -43,7 +43,7 @@ wait = Path(os.environ["STUB_GATE"])
 while wait.exists() and not stopped:
     time.sleep(0.01)
 if stopped:
-    print("erase: error: stopped; continue with: erase run --resume", file=sys.stderr)
+    print("erase: error: stopped after round 1 of 3; go on with: erase run --resume X", file=sys.stderr)
     raise SystemExit(130)
 if (wait.parent / "fail").exists():
     print("erase: error: the weights are broken", file=sys.stderr)

@@ -39,6 +39,15 @@ def test_a_resumed_run_draws_no_round_twice(tmp_path: Path):
     assert (progress.step, progress.total) == (3, 4)
 
 
+def test_a_stopped_run_shows_how_far_it_came(tmp_path: Path):
+    say(tmp_path, {"event": "started", "total": 8}, step(0), step(1), {"event": "finished", "complete": False})
+    stopped = Progress(tmp_path).update()
+    assert (stopped.phase, stopped.step, stopped.total, stopped.complete) == ("training", 2, 8, False)
+    say(tmp_path, {"event": "finished", "complete": True})
+    done = stopped.update()
+    assert (done.phase, done.step, done.total, done.complete) == ("done", 8, 8, True)
+
+
 def test_other_phases_count_for_themselves(tmp_path: Path):
     events = [{"event": "progress", "what": "sampling before", "done": n, "total": 40, "time": n} for n in (10, 20)]
     say(tmp_path, {"event": "started", "total": 2}, step(0), *events)
