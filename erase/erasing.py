@@ -34,25 +34,37 @@ def train_run(
     """Train from round `first` on; leave the trained tensors in model/ and in the session's model; return both arms'.
 
     The probe picture is drawn in `steps` at `guidance`; `about` goes into the checkpoints and the file of tensors.
+    Of several processes the main one writes all that; the others wait for it.
     """
+    group = session.group
 
     def save(round: int) -> None:
+        if not group.main:
+            return
         state = {"round": round, "about": about, **session.state_dict()}
         on_event(Saved(path=runs.save_checkpoint(folder, state, plan.keep_checkpoints)))
 
     def preview(round: int) -> None:
+        if not group.main:
+            return
         path = folder / "images" / f"preview-{round:05d}.png"
         write_png(path, _grid(session))
         on_event(Preview(step=round, images=path))
 
     done = train(session, plan, first=first, on_event=on_event, should_stop=should_stop, save=save, preview=preview)
     if done < plan.rounds:
+        group.wait()  # a launcher ends them all as soon as one does: not before the checkpoint is whole
         on_event(Finished(folder=folder, complete=False))
         go_on = command("run", "--resume", folder)
         raise Interrupted(f"stopped after round {done} of {plan.rounds}; go on with: {go_on}")
     outcome = session.outcome()
-    proof = guards(session.model, session.request, outcome, steps, guidance, "raise the rates or the rounds")
-    return _saved(outcome, proof, about, folder, on_event)
+    if not group.same(outcome.tensors.values()):
+        raise EraseError("the processes ended with different weights; run them on GPUs of one kind, or run one alone")
+    if group.main:
+        proof = guards(session.model, session.request, outcome, steps, guidance, "raise the rates or the rounds")
+        _saved(outcome, proof, about, folder, on_event)
+    group.wait()
+    return {"before": outcome.before, "after": outcome.after}
 
 
 def edit_run(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from erase.distributed import ALONE, Group
 from erase.errors import EraseError, InputError, Interrupted
 from erase.events import OnEvent, Progress, ShouldStop, ignore, never
 from erase.models import Model, Text, join
@@ -55,6 +56,14 @@ def at_once(model: Model) -> int:
     latents, most = (2**18, 256) if model.device.type == "cuda" else (2**16, 32)
     latents //= 8 if model.offload else 1
     return max(1, min(most, latents // math.prod(model.latent_shape)))
+
+
+def dealt(batch: int, count: int, group: Group) -> int:
+    """How many of `count` each process of a group makes at a time: `batch`, or fewer if some had nothing to do then.
+
+    Batches go round the processes. As long as there are enough of them they are those of a single process.
+    """
+    return max(1, min(batch, -(-count // group.size)))
 
 
 Visit = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
@@ -110,6 +119,7 @@ def sample(
     what: str = "sampling",
     broken: Literal["raise", "blank"] = "raise",
     lost: set[int] | None = None,
+    group: Group = ALONE,
 ) -> list[np.ndarray]:
     """Pictures of the shots, uint8 (H, W, 3), in order. Raises `Interrupted` when asked to stop between batches.
 
@@ -120,29 +130,41 @@ def sample(
 
     Latents with NaN or infinity are an `EraseError`, or with `broken="blank"` a black picture, whose place is added to
     `lost`: a run whose model broke is to be judged so, not to end without a report.
+
+    The processes of a `group` draw a part each, and each returns all.
     """
     if not shots:
         return []
     batch = at_once(model) if batch is None else batch
     if steps < 1 or batch < 1:
         raise InputError(f"steps and batch must be 1 or more, got {steps} and {batch}")
-    empty = model.encode([""])
-    pictures: list[np.ndarray] = []
-    for start in range(0, len(shots), batch):
-        if should_stop():
-            raise Interrupted(f"stopped while {what}, {start} of {len(shots)} pictures done")
+    empty, batch = model.encode([""]), dealt(batch, len(shots), group)
+    parts: list[tuple[list[np.ndarray], list[int]]] = []
+    for turn in range(0, len(shots), batch * group.size):
+        if group.any(should_stop()):
+            raise Interrupted(f"stopped while {what}, {turn} of {len(shots)} pictures done")
+        start = turn + batch * group.rank
         chosen = shots[start : start + batch]
-        latents = denoise(
-            model, model.encode([s.prompt for s in chosen]), empty, first_noise(model, chosen), steps, guidance
-        )
-        finite = torch.isfinite(latents).flatten(1).all(1)
-        if broken == "raise" and not finite.all():
-            bad = chosen[int((~finite).nonzero()[0])].prompt
-            raise EraseError(f"NaN or infinity in the latents of {bad!r}; the model's weights are broken")
-        decoded = model.decode(torch.where(finite[:, None, None, None], latents, torch.zeros_like(latents)))
-        decoded[~finite.cpu()] = 0
-        if lost is not None:
-            lost.update(start + int(i) for i in (~finite).nonzero())
-        pictures.extend(decoded.numpy())
-        on_event(Progress(what=what, done=min(start + batch, len(shots)), total=len(shots)))
-    return pictures
+        drawn, bad = _draw(model, chosen, empty, steps, guidance) if chosen else ([], [])
+        parts.append((drawn, [start + i for i in bad]))
+        found = min((place for places in group.gather(parts[-1][1]) for place in places), default=None)
+        if broken == "raise" and found is not None:
+            prompt = shots[found].prompt
+            raise EraseError(f"NaN or infinity in the latents of {prompt!r}; the model's weights are broken")
+        on_event(Progress(what=what, done=min(turn + batch * group.size, len(shots)), total=len(shots)))
+    every = [part for turns in zip(*group.gather(parts), strict=True) for part in turns]
+    if lost is not None:
+        lost.update(place for _, places in every for place in places)
+    return [picture for drawn, _ in every for picture in drawn]
+
+
+def _draw(
+    model: Model, shots: list[Shot], empty: Text, steps: int, guidance: float
+) -> tuple[list[np.ndarray], list[int]]:
+    """One batch: its pictures, and the places of those that are black since their latents are not finite."""
+    noise = first_noise(model, shots)
+    latents = denoise(model, model.encode([s.prompt for s in shots]), empty, noise, steps, guidance)
+    finite = torch.isfinite(latents).flatten(1).all(1)
+    decoded = model.decode(torch.where(finite[:, None, None, None], latents, torch.zeros_like(latents)))
+    decoded[~finite.cpu()] = 0
+    return list(decoded.numpy()), [int(i) for i in (~finite).nonzero()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -142,14 +143,20 @@ class Stop:
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[Stop]:
-    """Ctrl-C or a request to terminate, once: finish the round, save and stop. Twice: quit at once."""
-    stop = Stop()
+def stopping_on_signals(patience: float = 0.0) -> Iterator[Stop]:
+    """Ctrl-C or a request to terminate, once: finish the round, save and stop. Twice: quit at once.
+
+    For `patience` seconds after the first all count as one: a launcher passes on what the terminal sent already.
+    """
+    stop, since = Stop(), 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal since
         if stop.asked:
+            if time.monotonic() - since < patience:
+                return
             raise KeyboardInterrupt
-        stop.asked = True
+        stop.asked, since = True, time.monotonic()
         text = "\nstopping after the round or batch under way; once more quits at once without saving"
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)

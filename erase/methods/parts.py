@@ -10,7 +10,7 @@ means the same, and an error in v is an error in eps times 1 / sqrt(a_t).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -44,6 +44,11 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         return moved(self, device)
+
+    def rows(self, chosen: slice) -> Batch:
+        """Some of the latents, with what belongs to them."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: None if value is None else value[chosen] for name, value in held.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from erase.distributed import ALONE, Group
 from erase.errors import InputError
 from erase.methods import Batch, Options
 from erase.methods.advunlearn import attack
@@ -36,11 +37,14 @@ class Attack:
             self.longest.append(float(words.norm(dim=1).max()))
         self.prefix = tuple(prefix)
 
-    def harder(self, student: Predict, batch: Batch, round: int) -> Batch:
-        """The batch under the prefix, made worse by `attack_steps`; the batch itself before the attack begins."""
+    def harder(self, student: Predict, batch: Batch, round: int, group: Group = ALONE) -> Batch:
+        """The batch under the prefix, made worse by `attack_steps`; the batch itself before the attack begins.
+
+        The prefix is one in all processes of a group: worse for the whole batch, of which each has a share.
+        """
         if round < self.first:
             return batch
-        found = attack(student, batch, self.prefix, self.options.attack_steps, tuple(self.sizes))
+        found = attack(student, batch, self.prefix, self.options.attack_steps, tuple(self.sizes), group.average)
         self.prefix = tuple(
             p * (m / p.norm(dim=1, keepdim=True)).clamp(max=1) for p, m in zip(found, self.longest, strict=True)
         )

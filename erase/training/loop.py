@@ -11,6 +11,7 @@ from erase.errors import EraseError
 from erase.events import OnEvent, ShouldStop, Step, Warned
 from erase.optim.turn import Role
 from erase.training.session import Session
+from erase.training.shares import share
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def train(
     """
     roles: tuple[Role, ...] = ("joint",) if session.kind == "joint" else ("forget", "retain")
     for round in range(first, plan.rounds):
-        if should_stop():
+        if session.group.any(should_stop()):
             save(round)
             return round
         if plan.preview_every and round % plan.preview_every == 0:
@@ -78,12 +79,13 @@ def train(
 def take_turn(session: Session, role: Role, round: int, accumulate: int) -> tuple[float, float]:
     """One optimizer step. Micro-batches are counted here; accelerate's one counter for both roles starves one."""
     session.optimizer.zero_grad()
-    total = 0.0
+    total, group = 0.0, session.group
+    own = share(session.batch, accumulate, group, in_order=session.attack is not None)
     parts: tuple[Role, ...] = ("forget", "retain") if role == "joint" else (role,)
     for part in parts:
-        for micro in range(accumulate):
-            loss = session.loss(part, round, micro) / accumulate
-            value = float(loss.detach())
+        for micro in own.micros:
+            loss = session.loss(part, round, micro, own.rows) / len(own.micros)
+            value = group.mean(float(loss.detach()))  # a loss that is not finite is so in all processes
             if not math.isfinite(value):
                 raise EraseError(
                     f"{part} loss is {value} in round {round}; lower the rate. No weight was changed by it"
@@ -92,6 +94,8 @@ def take_turn(session: Session, role: Role, round: int, accumulate: int) -> tupl
             total += value
         if role == "joint" and part == "forget":
             session.mask_gradients("forget")
+    # By hand, and before fp16's scale and the clipping see them: one gradient, of the batch of all processes.
+    group.average([p.grad for p in session.trained.parameters.values() if p.grad is not None])
     if not session.scale.unscale(session.trained.parameters.values()):
         session.optimizer.zero_grad()
         return total, math.inf

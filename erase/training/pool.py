@@ -9,15 +9,17 @@ authors' current code) on a grid of timesteps; docs/results.md has the measured 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
+from erase.distributed import ALONE, Group
 from erase.errors import Interrupted
 from erase.events import OnEvent, Progress, ShouldStop
 from erase.methods import Batch, Shown
 from erase.models import Model, Text, choose, join, moved
-from erase.sampling import Shot, at_once, denoise, first_noise
+from erase.sampling import Shot, at_once, dealt, denoise, first_noise
 from erase.training.prompts import Pair
 
 
@@ -107,27 +109,38 @@ def fill(
     shown: Shown,
     trails: bool,
     what: str,
+    group: Group = ALONE,
     on_event: OnEvent,
     should_stop: ShouldStop,
 ) -> Pool:
     """Sample one role's pool from the model as it is now (the caller makes sure that it is the frozen one).
 
+    Each process of a group samples a part, and all have the whole in the end: what a step draws from it depends on its
+    seed alone, whoever computes it.
+
     `shown` is whose pictures are drawn: the prompt's, the anchored twin's, or every other one; `text` stays the
     prompt's. `trails` keeps the states on the way, for methods that draw from them; it needs both guidance branches.
     """
     parts: list[Pool] = []
-    empty, batch = model.encode([""]), plan.batch or at_once(model)
-    for start in range(0, len(pairs), batch):
-        if should_stop():
+    empty, batch = model.encode([""]), dealt(plan.batch or at_once(model), len(pairs), group)
+    for turn in range(0, len(pairs), batch * group.size):
+        if group.any(should_stop()):
             raise Interrupted(f"stopped while {what}; nothing was trained yet")
+        start = turn + batch * group.rank
         chosen = pairs[start : start + batch]
+        if not chosen:  # the others' last turn
+            continue
         shots = [Shot(p.prompt, f"pool/{what}/{seed}/{start + i}", seed) for i, p in enumerate(chosen)]
         text, anchors = model.encode([p.prompt for p in chosen]), model.encode([p.anchor for p in chosen])
         of_anchor = torch.tensor([_of_anchor(shown, start + i) for i in range(len(chosen))], device=model.device)
         part = _sampled(model, shots, text, anchors, of_anchor, empty, plan, trails)
-        parts.append(part.to(torch.device("cpu")) if model.offload else part)
-        on_event(Progress(what=what, done=min(start + batch, len(pairs)), total=len(pairs)))
-    return _join(parts)
+        parts.append(part.to(torch.device("cpu")) if model.offload or group.size > 1 else part)
+        on_event(Progress(what=what, done=min(turn + batch * group.size, len(pairs)), total=len(pairs)))
+    if group.size == 1:
+        return _join(parts)
+    turns = zip_longest(*group.gather(parts))  # as they were dealt
+    whole = _join([part for turn in turns for part in turn if part is not None])
+    return whole if model.offload else whole.to(model.device)
 
 
 def _of_anchor(shown: Shown, number: int) -> bool:

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from erase.concept import Request
+from erase.distributed import ALONE, Group
 from erase.errors import InputError
 from erase.events import OnEvent, ShouldStop, never
 from erase.methods import METHODS, Batch, Method, Nets, Options
@@ -60,10 +61,11 @@ class Session:
         batch: int,
         seed: int,
         memory: MemoryPlan = MemoryPlan(),  # noqa: B008 -- frozen
+        group: Group = ALONE,
         on_event: OnEvent,
         should_stop: ShouldStop,
     ) -> None:
-        self.model, self.request, self.seed, self.batch = model, request, seed, batch
+        self.model, self.request, self.seed, self.batch, self.group = model, request, seed, batch, group
         self.method: Method = METHODS[method.name]
         self.options = method.options
         self.shown: Shown = method.options.pictures or self.method.shown
@@ -111,13 +113,17 @@ class Session:
             self.trained.load(before)
             raise
 
-    def loss(self, role: str, round: int, micro: int = 0) -> Tensor:
-        """The loss of a role on its own batch of this round; which one depends on (seed, role, round, micro) alone."""
+    def loss(self, role: str, round: int, micro: int = 0, rows: slice | None = None) -> Tensor:
+        """The loss of a role on its own batch of this round; which one depends on (seed, role, round, micro) alone.
+
+        `rows` of that batch are this process's share.
+        """
         self._refresh(round)
         generator = torch.Generator().manual_seed(stable_seed(self.seed, role, round, micro))
         batch = self.draw(role, self.batch, generator)
+        batch = batch if rows is None else batch.rows(rows)
         if role == "forget" and self.attack is not None:
-            batch = self.attack.harder(self.nets.student, batch, round)
+            batch = self.attack.harder(self.nets.student, batch, round, self.group)
         if role == "forget":
             return self.method.forget(self.nets, batch, self.options)
         return self.options.retain_weight * self.method.retain(self.nets, batch, self.options)
@@ -188,6 +194,7 @@ class Session:
             shown=shown,
             trails=trails,
             what=what,
+            group=self.group,
             on_event=self.on_event,
             should_stop=should_stop,
         )
@@ -196,16 +203,23 @@ class Session:
         if self.method.mask is None:
             return None
         every, pool = self.trained.parameters, self._concept_pictures(should_stop)
+        mask = {name: torch.ones_like(p, dtype=torch.bool) for name, p in every.items()}
+        if self.group.main:  # measured once: gradients of two GPUs differ in their last bits
+            mask.update(self._measured(pool))
+        self.group.spread(bits.view(torch.uint8) for bits in mask.values())
+        return mask
+
+    def _measured(self, pool: Pool) -> dict[str, Tensor]:
+        """The mask of all weights that the method's losses reach."""
+        every = self.trained.parameters
         # While a LoRA's B is zero no loss reaches its A, which moves nothing without B either.
         parameters = {name: p for name, p in every.items() if not name.endswith(DOWN)}
         if self.method.mask == "gradient":
             losses = [self._mask_loss(pool, "forget", i, self.batch) for i in range(MASK_BATCHES)]
-            mask = gradient_mask(parameters, losses, self.options.mask_share)
-        else:
-            forget = [self._mask_loss(pool, "forget", i, 1) for i in range(MASK_PICTURES)]
-            retain = [self._mask_loss(self.pools["retain"], "retain", i, 1) for i in range(MASK_PICTURES)]
-            mask = fisher_mask(parameters, forget, retain, self.options.ratio)
-        return {name: mask.get(name, torch.ones_like(p, dtype=torch.bool)) for name, p in every.items()}
+            return gradient_mask(parameters, losses, self.options.mask_share)
+        forget = [self._mask_loss(pool, "forget", i, 1) for i in range(MASK_PICTURES)]
+        retain = [self._mask_loss(self.pools["retain"], "retain", i, 1) for i in range(MASK_PICTURES)]
+        return fisher_mask(parameters, forget, retain, self.options.ratio)
 
     def _concept_pictures(self, should_stop: ShouldStop) -> Pool:
         """The concept's own pictures, as many as the mask needs: the forget pool, where that has no others."""

@@ -26,7 +26,7 @@ ROWS = (
     ("sampling",),
     ("models",),
     ("optim", "world"),
-    ("config", "runs"),
+    ("config", "distributed", "runs"),
     ("runtime", "concept", "estimate"),
     ("events", "resources"),
     ("errors",),
