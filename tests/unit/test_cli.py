@@ -229,6 +229,43 @@ def test_eval_export_generate_and_list_hand_over_and_print(workflow, capsys):
     assert capsys.readouterr().out == "esd       steer away\nablation  anchor\n"
 
 
+def test_judges_prompts_and_roles_reach_the_configuration_and_the_eval(workflow, capsys, tmp_path):
+    (tmp_path / "a.csv").write_text("prompt\na cat\n")
+    flags = ["--judge", "clip:ViT-B-32,weights=x", "--judge", "nudenet", "--prompts", f"general={tmp_path / 'a.csv'}"]
+    assert main(["run", "--model", "m", "--concept", "cat", *flags, "--cache", "kept"]) == 0
+    _, (config,), given = workflow.calls[-1]
+    assert config.evaluate.judges == ["clip:ViT-B-32,weights=x", "nudenet"] and given["cache"] == Path("kept")
+    assert config.evaluate.files == [f"general={tmp_path / 'a.csv'}"] and config.evaluate.roles is None
+    assert main(["eval", "r", *flags, "--roles", "all"]) == 0
+    asked = {"evaluate.judges": flags[1:4:2], "evaluate.files": flags[5:], "evaluate.roles": "all"}
+    assert workflow.calls[-1][:2] == ("evaluate", (Path("r"),)) and workflow.calls[-1][2]["asked"] == asked
+    assert "cache" not in workflow.calls[-1][2]
+    capsys.readouterr()
+
+
+def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, capsys, monkeypatch):
+    assert main(["eval", "runs/a", "runs/b"]) == 0
+    assert [call[1] for call in workflow.calls] == [(Path("runs/a"),), (Path("runs/b"),)]
+    assert {call[2]["cache"] for call in workflow.calls} == {Path("runs/.before").absolute()}
+    out = capsys.readouterr().out
+    assert out.index("runs/a") < out.index("forget_accuracy") < out.index("runs/b") < out.rindex("forget_accuracy")
+    workflow.rescore = lambda folder, on_event: [SCORE]
+    assert main(["eval", "runs/a", "--rows"]) == 0 and "forget_accuracy" in capsys.readouterr().out
+    assert main(["eval", "runs/a", "--rows", "--judge", "clip"]) == 2
+    assert "--rows computes scores of the pictures that there are" in error_of(capsys)
+    assert main(["eval", "runs/a", "--attacks", "quick", "--roles", "all"]) == 2
+    assert "judge it first, then attack it" in error_of(capsys)
+
+    def stopped(folder, **more):
+        if folder.name == "b":
+            raise Interrupted("stopped")
+        return [SCORE]
+
+    monkeypatch.setattr(workflow, "evaluate", stopped)
+    assert main(["eval", "runs/a", "runs/b", "runs/c", "--judge", "clip:model=a b"]) == 130
+    assert error_of(capsys) == "stopped; start again with: erase eval runs/b runs/c --judge 'clip:model=a b'"
+
+
 def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monkeypatch):
     def stopped(folder, on_event, should_stop):
         os.kill(os.getpid(), signal.SIGINT)
