@@ -8,14 +8,12 @@ from typing import Any
 
 from erase import runs
 from erase.evaluation.metrics import asked_for, is_right
-from erase.evaluation.rows import Row, pairs, read_rows
+from erase.evaluation.rows import Row, pairs, read_rows, reported_judge
 from erase.evaluation.statistics import proportion
 from erase.report.html import headline, lead, nested, tables
 from erase.report.schema import read_report
 from erase.ui import charts, shown
 from erase.ui.jobs import RunInfo
-
-JUDGE = "conv"
 
 
 def scores_page(folder: Path) -> str:
@@ -63,7 +61,8 @@ def _order(folder: Path) -> dict[str, int]:
 
 
 def _share(rows: Sequence[Row]) -> tuple[float, float, float]:
-    found = proportion([is_right(r, r["domain"], JUDGE) for r in rows], [r["prompt_id"] for r in rows])
+    judge = reported_judge(rows)
+    found = proportion([is_right(r, r["domain"], judge) for r in rows], [r["prompt_id"] for r in rows])
     return found.value, found.low, found.high
 
 
