@@ -27,6 +27,7 @@ from erase.runtime import CONFIG
 
 LOST = 3  # how often Ray itself begins a task again whose worker or node died
 FLAG = ".batch/stop"  # the file by which tasks learn that the batch is to stop
+PASSED = ("HF_HUB_OFFLINE",)  # of our environment, for the workers of all nodes
 LOOK = 2.0  # seconds between two looks at it
 KEEP = 60.0  # seconds between two copies of a run under way to the store
 
@@ -81,9 +82,8 @@ class Cluster:
         """Send a task."""
         settings = task.settings.read_text(encoding="utf-8")
         place = task if self._store else _absolute(task)
-        reference = self._remote.remote(
-            place, settings, threads_of(self._cpus), __version__, self._store, str(self._stop_file)
-        )
+        environment = threads_of(self._cpus) | {key: os.environ[key] for key in PASSED if key in os.environ}
+        reference = self._remote.remote(place, settings, environment, __version__, self._store, str(self._stop_file))
         self._running[reference] = task
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ from typing import Any
 import pytest
 
 from erase import runs
+from erase.batch.engines import Resources
 from erase.batch.place import Place, history
+from erase.batch.scheduler import Status, Watcher, carry_out_all
+from erase.batch.task import Task
+from erase.batch.worker import Ended
 from erase.cli import main
+from erase.events import never
 from erase.runtime import file_hash
 from tests.integration.conftest import until
 from tests.integration.test_batch import JOBS, Stopped
@@ -48,6 +54,44 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[Any], A
         if ray.is_initialized():
             ray.shutdown()
         made.shutdown()
+
+
+def test_no_task_is_lost_or_ends_twice_when_a_node_dies(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many tasks that only sleep and say so."""
+    from erase.batch import cluster as module
+
+    (address, nodes, remove), begun = cluster, tmp_path / "begun"
+    doomed = nodes[0].node_id
+
+    def sleeper(task: Task, *_: object) -> Ended:
+        here = ray.get_runtime_context().get_node_id()
+        with open(begun, "a") as file:
+            file.write(f"{task.name} {here}\n")
+        time.sleep(
+            8 if here == doomed else 0.2
+        )  # a task that ends before its node is missed has no need of another try
+        return Ended(0 if task.name != "t3" else 7, "" if task.name != "t3" else "broken")
+
+    monkeypatch.setattr(module, "on_node", sleeper)
+    (tmp_path / "settings").touch()
+    tasks = [Task(f"t{n}", *(tmp_path / part for part in ("run", "settings", "log", "cache"))) for n in range(8)]
+    engine = module.Cluster(tmp_path, Resources(address=address))
+    assert engine.free == 4  # twice what the nodes have room for
+    ends: list[str] = []
+
+    class Killer(Watcher):
+        def ended(self, task: Task, ended: Ended, status: Status) -> None:
+            ends.append(task.name)
+            if len(ends) == 2:
+                remove(nodes[0], allow_graceful=False)
+
+    found = carry_out_all(tasks, engine, 0, never, Killer())
+    assert {name: status.state for name, status in found.items() if status.state != "done"} == {"t3": "failed"}
+    assert sorted(ends) == sorted(task.name for task in tasks)  # each once: Ray's own new attempt is none of ours
+    lines = begun.read_text().split()
+    assert len(set(lines[1::2])) == 2 and len(lines) // 2 > len(tasks)  # both worked, and one was interrupted
 
 
 def test_a_node_dies_and_every_job_ends_once_with_the_local_engines_bits(
