@@ -27,6 +27,7 @@ def untouched_torch() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="50 clients of the web UI for two minutes, not eight seconds")
     parser.addoption("--kills", type=int, default=2, help="processes that tests/integration/test_kill.py kills")
     parser.addoption(
         "--fuzz", action="store_true", help="10,000 mutated configurations and 1,000 checkpoints, not a few"

@@ -139,6 +139,7 @@ def launch(made: gr.Blocks, port: int, login: Mapping[str, str] | None = None, *
             raise InputError(
                 f"port {port} cannot be used: {error.strerror or error}; name another with --port"
             ) from None
+        port = probe.getsockname()[1]  # 0: any that is free
     made.queue(max_size=WAITING, default_concurrency_limit=4)
     _, address, _ = made.launch(
         server_name=HOST,

@@ -19,6 +19,7 @@ from erase.ui.form import (
     PARAMETERS,
     PRESETS,
     Form,
+    read_form,
     suggest_keep,
     to_command,
     to_config,
@@ -223,7 +224,7 @@ def _wire_form(site: Site, fields: dict[str, Any], command: gr.Code, as_yaml: gr
 def spelled(site: Site, values: dict[str, Any]) -> tuple[str, str, str]:
     """The form as a command and as a file, and what is wrong with it."""
     try:
-        form = Form(**values)
+        form = read_form(values)
         to_config(form, site.actions.roots)
         return to_command(form, site.actions.roots), to_yaml(form, site.actions.roots), ""
     except EraseError as error:
