@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -49,6 +50,13 @@ def build(site: Site) -> ErasePage:
                 start = gr.Button("Erase", variant="primary", elem_id="erase", scale=2)
                 stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1)
             trouble = gr.HTML("", elem_id="form-problem")
+            send = gr.UploadButton(
+                "Add a model (.safetensors)",
+                file_types=[".safetensors"],
+                size="sm",
+                elem_id="upload",
+                variant="secondary",
+            )
             with gr.Accordion("As a command, as a file", open=True, elem_id="equivalent"):
                 command = gr.Code(
                     "", language="shell", label="Command", elem_id="command", interactive=False, wrap_lines=True,
@@ -77,6 +85,10 @@ def build(site: Site) -> ErasePage:
         form = as_fields(dict(zip(names, values, strict=True)))
         return site.actions.erase(form, session=str(request.session_hash))
 
+    def take(path: str) -> Any:
+        name = site.actions.upload(path, Path(path).name)
+        return gr.update(choices=site.actions.roots.models_list(), value=name)
+
     def look_at(name: str, last: Any) -> tuple[Any, ...]:
         return looked(site, name, last)
 
@@ -89,6 +101,7 @@ def build(site: Site) -> ErasePage:
     stop.click(guarded(lambda name: site.actions.stop(name) and None), job, None, **QUICK).then(
         show_now, job, view, **QUICK
     )
+    send.upload(guarded(take), send, fields["model"], **PRIVATE)
     timer.tick(look_at, [job, seen], view, **QUICK)
     reveal.click(lambda: (gr.update(elem_classes=[]), gr.update(visible=False)), None, [preview, reveal], **QUICK)
     job.change(show_now, job, view, **QUICK)
