@@ -22,7 +22,8 @@ from erase.runtime import replacing
 from erase.ui.actions import Actions
 
 Result = TypeVar("Result")
-DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}  # what computes waits for its turn, of all pages together
+# What computes waits for its turn in `Jobs`, which tells its place; here only so many may wait at a time.
+DEVICE = {"concurrency_id": "device", "concurrency_limit": 8}
 # Everything but the seven named endpoints: hidden, and not to be called from outside. What only looks something up does
 # not wait in the queue.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -47,11 +48,13 @@ class Site:
             told = f"{real}\0{facts.st_size}\0{facts.st_mtime_ns}\0{self.served}"
             place = self.served / hashlib.sha256(told.encode()).hexdigest() / real.name
             if not place.exists():
-                with replacing(place) as temporary:
-                    temporary.unlink()
-                    try:
-                        os.link(real, temporary)
-                    except OSError:  # another file system
+                place.parent.mkdir(exist_ok=True)
+                try:
+                    os.link(real, place)
+                except FileExistsError:  # someone else asked for it in this moment
+                    pass
+                except OSError:  # another file system
+                    with replacing(place) as temporary:
                         shutil.copyfile(real, temporary)
         except OSError as error:
             raise InputError(f"file {real.name} cannot be shown: {error.strerror or error}") from None

@@ -49,8 +49,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[S
         made.close(verbose=False)
 
 
-def fill(page: Any, label: str, value: str) -> None:
-    page.get_by_label(label, exact=True).first.fill(value)
+def fill(page: Any, field: str, value: str) -> None:
+    page.locator(f"#{field} input, #{field} textarea").first.fill(value)
     page.keyboard.press("Tab")
 
 
@@ -67,8 +67,8 @@ def erased(server: SimpleNamespace) -> str:
     """A run that was filled in, started, reloaded in the middle, and is done: its name."""
     page = server.page
     page.get_by_role("button", name="More settings").click()
-    for label, value in (("Rounds", "9"), ("Prompts", "4"), ("Steps", "5"), ("Other settings", FEW)):
-        fill(page, label, value)
+    for field, value in (("rounds", "9"), ("prompts", "4"), ("steps", "5"), ("more", FEW)):
+        fill(page, field, value)
     page.get_by_label("Sensitive: blur its pictures").check()
     page.locator("#command").get_by_text("--rounds").wait_for()
     page.locator("#yaml").get_by_text("rounds").wait_for()
@@ -119,7 +119,7 @@ def test_stop_keeps_what_there_is_and_others_say_their_place(server: SimpleNames
 def test_two_models_are_compared_at_one_seed(server: SimpleNamespace, erased: str):
     page = server.page
     tab(page, "Compare")
-    fill(page, "Right", f"run:{erased}")
+    fill(page, "right", f"run:{erased}")
     page.locator("#gallery-forget img").first.wait_for()
     assert page.locator("#gallery-forget .caption-label").first.inner_text().startswith("before ")
     assert page.locator("#gallery-retain img").count() >= 2
@@ -139,7 +139,7 @@ def test_two_models_are_compared_at_one_seed(server: SimpleNamespace, erased: st
 def test_scores_have_intervals_and_their_files_can_be_had(server: SimpleNamespace, erased: str, tmp_path: Path):
     page = server.page
     tab(page, "Evaluate")
-    fill(page, "Run", erased)
+    fill(page, "evaluate-run", erased)
     page.locator("#scores table").wait_for()
     cell = page.locator("#scores td[data-label=after]").first.inner_text()
     assert re.search(r"\d+\s%\s+\d+ to \d+\s%", cell), cell
@@ -187,7 +187,7 @@ def test_deleting_asks_first(server: SimpleNamespace, erased: str):
 def test_what_is_typed_is_never_markup(server: SimpleNamespace, erased: str):
     page = server.page
     tab(page, "Erase")
-    fill(page, "Concept", "<img src=x onerror=window.hacked=1>")
+    fill(page, "concept", "<img src=x onerror=window.hacked=1>")
     page.locator("#erase").click()
     page.get_by_text("onerror").first.wait_for()
     page.wait_for_timeout(500)

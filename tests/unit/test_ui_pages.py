@@ -132,7 +132,7 @@ def test_neighbours_are_suggested_for_the_world_and_left_open_elsewhere(server: 
 
 def test_a_look_at_a_run_tells_only_what_is_new(server: SimpleNamespace, run: str):
     panel, losses, preview, reveal, stop, timer, seen = erase_page.looked(server.site, run, None)
-    assert run in panel and "<svg" in losses and stop["interactive"] is False and timer.active is False
+    assert run in panel and "<svg" in losses and stop["interactive"] is False and timer["active"] is False
     assert preview["elem_classes"] == ["sensitive"] and reveal["visible"] is False  # there are no samples
     again = erase_page.looked(server.site, run, seen)
     assert all(one == gr.skip() for one in again[:-1])
@@ -140,7 +140,7 @@ def test_a_look_at_a_run_tells_only_what_is_new(server: SimpleNamespace, run: st
 
 def test_a_run_that_is_gone_is_said_to_be(server: SimpleNamespace):
     panel, _, _, _, stop, timer, _ = erase_page.looked(server.site, "no-such-run", None)
-    assert "no-such-run" in panel and stop["interactive"] is False and timer.active is False
+    assert "no-such-run" in panel and stop["interactive"] is False and timer["active"] is False
     assert "does not exist" in evaluate_page.page_of(server.site, "no-such-run")[0]
 
 

@@ -25,6 +25,7 @@ from erase.ui.form import (
     to_command,
     to_config,
     to_yaml,
+    warnings,
 )
 from erase.ui.jobs import Status
 from erase.ui.site import PRIVATE, QUICK, Site, guarded, told
@@ -238,8 +239,8 @@ def spelled(site: Site, values: dict[str, Any]) -> tuple[str, str, str]:
     """The form as a command and as a file, and what is wrong with it."""
     try:
         form = read_form(values)
-        to_config(form, site.actions.roots)
-        return to_command(form, site.actions.roots), to_yaml(form, site.actions.roots), ""
+        notes = "".join(shown.note(f"Note: {text}") for text in warnings(to_config(form, site.actions.roots)))
+        return to_command(form, site.actions.roots), to_yaml(form, site.actions.roots), notes
     except EraseError as error:
         return "", "", shown.problem(error)
 
