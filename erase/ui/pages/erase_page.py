@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from erase.config import EDITORS
+from erase.config import EDITORS, parse_value
 from erase.errors import EraseError, InputError
 from erase.ui import charts, look, shown
 from erase.ui.form import (
@@ -31,6 +31,7 @@ from erase.ui.jobs import Status
 from erase.ui.site import PRIVATE, QUICK, Site, guarded, told
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
 
+NUMBERS = ("rounds", "forget_lr", "retain_lr", "prompts", "seeds", "steps", "seed")
 EVERY = 1.0  # seconds between looks at a run
 
 
@@ -197,10 +198,13 @@ def _folded(found: dict[str, Any]) -> None:
 
 
 def as_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """What the components hold as the fields of a `Form`: no preset, neighbours as one line, nothing None."""
+    """What the components hold as the fields of a `Form`: no preset, neighbours as one line, numbers as such."""
     found = {name: "" if value is None else value for name, value in values.items() if name != "preset"}
     if isinstance(found.get("keep"), list):
         found["keep"] = ",".join(str(name) for name in found["keep"])
+    for name in NUMBERS:
+        if isinstance(found.get(name), str) and found[name].strip():
+            found[name] = parse_value(found[name].strip())
     return found
 
 
