@@ -9,11 +9,13 @@ from erase.check import named_request
 from erase.concept import Request
 from erase.config import Config, first_model
 from erase.config.schema import EvaluateSection
+from erase.evaluation.fidelity import AUTO, inception_file
 from erase.evaluation.judge import parse_judges
 from erase.evaluation.panel import WORLD_JUDGES
 from erase.evaluation.prompt_files import read_prompt_files
 from erase.evaluation.roles import choose_roles
 from erase.models import Model
+from erase.runtime import user_path
 from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
 from erase.world.vocabulary import vocabulary_of
 
@@ -29,7 +31,8 @@ def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgeP
     roles = choose_roles(asked.roles or (), named_request(config), world)[0] if world else ()
     files = tuple(read_prompt_files(asked.files or ()))
     judges = parse_judges(asked.judges or (), WORLD_JUDGES if world else ())
-    return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike, roles, files, judges)
+    inception = None if asked.inception is None or asked.skip else inception_file(asked.inception)
+    return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike, roles, files, judges, inception)
 
 
 def is_judged(config: Config, model: Model) -> bool:
@@ -49,7 +52,8 @@ def anywhere(config: Config) -> EvaluateSection:
     asked = config.evaluate
     files, judges = read_prompt_files(asked.files or ()), parse_judges(asked.judges or ())
     absolute = {"files": [file.text() for file in files] or None, "judges": [spec.text() for spec in judges] or None}
-    return asked.model_copy(update=absolute)
+    inception = asked.inception if asked.inception in (None, AUTO) else str(user_path(asked.inception).absolute())
+    return asked.model_copy(update={**absolute, "inception": inception})
 
 
 def deciding(config: Config, sections: set[str]) -> dict[str, Any]:

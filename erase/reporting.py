@@ -57,7 +57,7 @@ def report_run(
         facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
         if model.world:
             facts["judges"] = judges_hash()
-            findings = examine(rows, found, moved, folder, model.device)
+            findings = examine(rows, found, moved, folder, model.device, plan.inception)
         else:
             findings = find(rows, found, moved, judge=judge)
         says, lists = panel.facts() | counted(rows, panel.facts()), listed(plan)

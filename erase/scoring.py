@@ -43,7 +43,8 @@ class JudgePlan:
     """How a run is judged. `cache`, a folder, keeps pictures of the base model for the next run with the same plan.
 
     `hp_id` names the run's method and settings in its rows (`content_hash` of them). `roles` are further ones of the
-    world, `files` prompts that take their role's place, `judges` those beside the world's.
+    world, `files` prompts that take their role's place, `judges` those beside the world's. `inception`, a
+    checked file, adds FID and KID.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class JudgePlan:
     roles: tuple[str, ...] = ()
     files: tuple[PromptFile, ...] = ()
     judges: tuple[JudgeSpec, ...] = ()
+    inception: Path | None = None
 
 
 def open_panel(plan: JudgePlan, model: Model, request: Request) -> Panel:

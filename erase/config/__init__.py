@@ -8,7 +8,7 @@ from erase.config.unused import unused_settings
 
 # Settings that hold a path of this machine, or may hold one among their options. A front end that serves others must
 # not let them be named freely.
-FILE_FIELDS = ("model", "output", "evaluate.files", "evaluate.judges")
+FILE_FIELDS = ("model", "output", "evaluate.files", "evaluate.judges", "evaluate.inception")
 
 __all__ = [
     "EDITORS",

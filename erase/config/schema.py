@@ -217,13 +217,20 @@ class EvaluateSection(Section):
         "world's own on the world, nobody on other models.",
     )
 
+    inception: str | None = Field(
+        None,
+        min_length=1,
+        description="Inception's weights, for FID and KID of after against before: a file, or auto for where torch "
+        "keeps it (docs/statistics.md). null: neither.",
+    )
+
     @model_serializer(mode="wrap")
     def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Settings that came later are left out where they are not set: older runs dump as they did."""
         return {key: value for key, value in dump(self).items() if value is not None or key not in LATER}
 
 
-LATER = ("roles", "files", "judges")
+LATER = ("roles", "files", "judges", "inception")
 
 
 # Tags, so that what is wrong with a list is not also reported as a section gone wrong. They look like pydantic's own

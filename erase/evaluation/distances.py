@@ -1,8 +1,8 @@
 """How far the pictures moved as a whole: kernel and Frechet distances in stated features, beside a null of the same n.
 
-None of these is an FID, a KID or CMMD: the features are not Inception's nor CLIP ViT-L/14's, and the names say whose
-they are. Under no change a distance of finite sets is not 0 (Frechet's is biased upward as 1 / n), so each is shown
-beside what before's own pictures, split in two, are apart.
+Only with Inception's features is one called FID or KID; the others carry the name of theirs, and none is CMMD, which
+is of CLIP ViT-L/14. Under no change a distance of finite sets is not 0 (Frechet's is biased upward as 1 / n), so each
+is shown beside what before's own pictures, split in two, are apart.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ DISTANCES: dict[str, tuple[str, Distance]] = {
     "KD_conv": ("conv", kernel_distance),
     "FD_conv": ("conv", frechet_distance),
     "CMMD_clip": ("clip", clip_distance),
+    "FID": ("inception", frechet_distance),
+    "KID": ("inception", kernel_distance),
 }
 
 
@@ -114,7 +116,7 @@ def shift(
     before, after = _sets(before, after)
     before, after, prompts = _thinned(before, after, prompts)
     names, owner = np.unique(np.asarray(prompts), return_inverse=True)
-    measure = _Frechets(before, after) if name == "FD_conv" else _Kernels(before, after, name)
+    measure = _Frechets(before, after) if DISTANCES[name][1] is frechet_distance else _Kernels(before, after, name)
     rng = np.random.default_rng(seed)
     value, null = _split_means(measure, owner, np.arange(len(names)), rng)
     low, high = _jackknife(measure, owner, len(names), value - null, seed)
@@ -133,7 +135,7 @@ class _Kernels:
 
     def __init__(self, before: np.ndarray, after: np.ndarray, name: str) -> None:
         both = np.concatenate([before, after])
-        self.unbiased = name == "KD_conv"
+        self.unbiased = DISTANCES[name][1] is kernel_distance
         self.kernel, self.n = (_cubic if self.unbiased else _gaussian)(both), len(before)
 
     def between(self, first: np.ndarray, second: np.ndarray, arm: int) -> np.ndarray:
@@ -212,7 +214,7 @@ def _thinned(before: np.ndarray, after: np.ndarray, prompts: Sequence[str]) -> t
         names = names[np.linspace(0, len(names) - 1, room).round().astype(int)]
     order = np.argsort(np.asarray(prompts), kind="stable")
     order = order[np.isin(np.asarray(prompts)[order], names)]
-    return before[order], after[order], [prompts[i] for i in order]
+    return before[order], after[order], [str(prompts[i]) for i in order.tolist()]
 
 
 def _sets(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -259,7 +261,7 @@ def _frechet(first: np.ndarray, second: np.ndarray) -> float:
     one, two = first - first.mean(0), second - second.mean(0)
     scale = len(first) - 1
     if len(first) > first.shape[1]:  # with X = Q R they are those of R1 R2': D x D instead of N x N
-        one, two = np.linalg.qr(one, mode="r"), np.linalg.qr(two, mode="r")
+        one, two = (np.asarray(np.linalg.qr(part, mode="r")) for part in (one, two))
     root = one @ two.T
     trace = float(np.linalg.svd(root, compute_uv=False).sum()) / scale
     gap = first.mean(0) - second.mean(0)

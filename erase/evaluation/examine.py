@@ -17,6 +17,7 @@ from erase.evaluation.features import (
     similarities,
     write_features,
 )
+from erase.evaluation.fidelity import inception_features
 from erase.evaluation.findings import Features, Findings, find, most_prompts, pictures
 from erase.evaluation.judges import load_judges
 from erase.evaluation.metrics import Change, Score, asked_for
@@ -24,18 +25,28 @@ from erase.evaluation.rows import Row
 
 
 def examine(
-    rows: Sequence[Row], scores: Sequence[Score], changes: Sequence[Change], folder: Path, device: torch.device
+    rows: Sequence[Row],
+    scores: Sequence[Score],
+    changes: Sequence[Change],
+    folder: Path,
+    device: torch.device,
+    inception: Path | None = None,
 ) -> Findings:
     """All findings on a judged run in `folder`, whose pictures are read and whose features are written.
 
-    With fewer prompts than a distance needs there are no features, and so neither shifts nor similarities.
+    `inception`, checked weights, adds FID and KID. With fewer prompts than a distance needs there are no features, and
+    so neither shifts nor similarities.
     """
     order = pictures(rows)
     if most_prompts(rows) < LEAST:
         (folder / FILE).unlink(missing_ok=True)  # of pictures that are no more
         return find(rows, scores, changes)
     judges = load_judges(device)
-    looks = {arm: judge_features(judges, images) for arm, images in open_pictures(folder, rows, order).items()}
+    drawn = open_pictures(folder, rows, order)
+    looks = {arm: judge_features(judges, images) for arm, images in drawn.items()}
+    if inception is not None:
+        for arm, images in drawn.items():
+            looks[arm]["inception"] = inception_features(images, inception, device)
     features: Features = {name: (looks["before"][name], looks["after"][name]) for name in looks["before"]}
     write_features(folder / FILE, order, features)
     targets = sorted({asked_for(row) for row in rows if row["role"] == "forget"})

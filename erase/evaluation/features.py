@@ -98,10 +98,13 @@ def describe(features: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str,
     """What each feature is, for the report."""
     short = judges_hash()[:12]
     whose = {"conv": "last layer but one of the world's conv judge", "clip": "embeddings of the world's CLIP"}
-    return {
+    found = {
         name: f"{whose.get(name, name)}, {before.shape[1]} numbers, judges {short}"
         for name, (before, _) in features.items()
     }
+    if "inception" in found:
+        found["inception"] = "InceptionV3 by torch-fidelity, 2048 pooled numbers"
+    return found
 
 
 def write_features(

@@ -44,7 +44,8 @@ upper end of the interval, then the largest drops. Among so many classes a few l
 <td data-label="unrelated">{{ row.unrelated }}</td>
 <td class="n">{{ row.n }}</td></tr>{% endfor %}</tbody></table>{% endif %}
 {% if shifts %}<p class="soft small">All pictures after against all before, in halves that share no prompt, beside what
-halves of before are apart. These are neither FID, KID nor CMMD: the features are those named, and n is small.</p>
+halves of before are apart. What is called FID or KID is of Inception; the others are of the features named, and none
+compares across other n.</p>
 <table class="scores"><thead><tr><th>Distance</th><th>After</th><th>Before alone</th><th>Excess</th><th>p</th>
 <th>Pictures</th></tr></thead><tbody>{% for row in shifts %}<tr><th scope="row">{{ row.name }}
 <small class="soft">{{ row.group }}</small></th><td data-label="after">{{ row.value }}</td>
@@ -65,7 +66,7 @@ def retention_section(report: Report) -> Markup:
     values = {
         "margin": _points(found.retention[0].margin).lstrip("+") if found.retention else "",
         "verdicts": [_verdict(entry) for entry in found.retention],
-        "worst": [_class(entry) for entry in found.classes[:WORST]],
+        "worst": [_class(entry) for entry in found.classes[:WORST] if entry.change < 0],
         "classes": _count(found.classes),
         "neighbours": Markup(neighbours_svg(found.classes)),
         "order": _order(found.classes),
