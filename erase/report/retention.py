@@ -198,4 +198,5 @@ def _percent(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    return ("0" if abs(value) < 5e-13 else f"{value:.3g}").replace("-", "−")
+    text = "0" if abs(value) < 5e-13 else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "−")
