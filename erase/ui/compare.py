@@ -163,8 +163,8 @@ class Comparer:
         paths: list[Path],
     ) -> None:
         try:
-            loaded = self._load(model)
-            put_tensors(loaded.model, _between(loaded, strength if run_folders(model) else 0.0))
+            loaded, strength = self._load(model, strength)
+            put_tensors(loaded.model, _between(loaded, strength))
             images = sample(
                 loaded.model,
                 [Shot(prompt, prompt, seed) for prompt, seed in shots],
@@ -179,13 +179,14 @@ class Comparer:
             write_json(path.with_suffix(".json"), {"answer": answer})
             write_png(path, image)
 
-    def _load(self, model: str) -> _Loaded:
-        """The model, which a run on it may have loaded already: it has the tensors from before."""
+    def _load(self, model: str, strength: float) -> tuple[_Loaded, float]:
+        """The model, and its strength there. A run on it that is loaded has it too, at strength 0."""
         held, ident = self._loaded, self._ident(model)
-        key = next((k for k, one in held.items() if k == ident or one.base == ident), None)
-        if key is not None and ident is not None:
-            held.move_to_end(key)
-            return held[key]
+        whole = strength == 1.0 or not run_folders(model)  # a part of a run's change is in no other run
+        for key, one in held.items() if ident is not None else ():
+            if key == ident or (one.base == ident and whole):
+                held.move_to_end(key)
+                return one, strength if key == ident else 0.0
         while len(held) >= LOADED:
             held.popitem(last=False)
         device = pick_device(self._device)
@@ -198,7 +199,7 @@ class Comparer:
             loaded = _Loaded(load_model(model, device), {}, {})
         if ident is not None:
             held[ident] = loaded
-        return loaded
+        return loaded, strength
 
     def _ident(self, model: str) -> str | None:
         """What a model's pictures depend on, without loading it; None where that is not known, on the hub."""

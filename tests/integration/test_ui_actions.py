@@ -107,6 +107,18 @@ def test_pictures_are_of_equal_noise_and_of_the_strength_asked_for(
     assert all(d.answer and "%" in d.answer or "no" in d.answer for d in drawn)
 
 
+def test_a_run_that_another_began_from_is_drawn_from_it_only_whole(actions: Actions, monkeypatch: pytest.MonkeyPatch):
+    comparer = Comparer(actions.roots, actions.jobs, device="cpu")
+    later = compare._Loaded(None, {"w": zeros(1)}, {"w": zeros(1) + 2}, base="first")  # type: ignore[arg-type]
+    comparer._loaded["second"] = later
+    monkeypatch.setattr(comparer, "_ident", lambda model: model)
+    monkeypatch.setattr(compare, "run_folders", lambda model: [model])
+    assert comparer._load("first", 1.0) == (later, 0.0) and comparer._load("second", 0.5) == (later, 0.5)
+    assert compare._between(later, 0.0)["w"] == 0 and compare._between(later, 0.5)["w"] == 1
+    with pytest.raises(InputError, match="no run folder"):  # it would be loaded for itself
+        comparer._load("first", 0.5)
+
+
 def test_what_was_drawn_is_not_drawn_again(actions: Actions, run: str, drawn: list, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compare, "sample", None)
     again = actions.comparer.pictures([Source(f"run:{run}", 0.5)], ["a dog"], [3], steps=STEPS)
