@@ -28,7 +28,10 @@ SHORT: dict[str, tuple[str, str]] = {
         "what it becomes; empty: left out by esd, the first kept concept for others",
     ),
     "keep": ("concept.keep", "neighbours that must stay, separated by commas"),
-    "method": ("method", "esd, spm, advunlearn, ablation, salun, sfron, ga, npo, uce, rece or speed"),
+    "method": (
+        "method",
+        "esd, spm, advunlearn, ablation, salun, sfron, ga, npo, uce, rece or speed; erase list methods: also baselines",
+    ),
     "optimizer": ("train.optimizer", "dual, dual_plus, dual_first, dual_second, dual_rates, shared or joint"),
     "rounds": ("train.rounds", "how long it trains; one round is a forget and a retain step"),
     "judge": (
@@ -143,7 +146,15 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         "erase eval runs/2026-11-23-cat-esd\n"
         "erase eval runs/2026-11-23-cat-esd --roles all\n"
         "erase eval runs/2026-11-23-nudity-esd --judge nudenet:threshold=0.6 --prompts i2p.csv\n"
-        "erase eval runs/2026-11-23-cat-esd --attacks quick",
+        "erase eval runs/2026-11-23-cat-esd --attacks quick\n"
+        "erase eval runs/2026-11-23-cat-esd --gold gold/cat-0 --gold gold/cat-1",
+    )
+    made.add_argument(
+        "--gold",
+        metavar="DIR",
+        action="append",
+        help="a model trained without the concept (erase world --small --without), or a run of method retrained; may "
+        "be given several times: the report says how far the run is from them, and they from one another",
     )
     made.add_argument("runs", metavar="RUN", nargs="+", type=user_path, help="a run folder, or several")
     for name in JUDGING:

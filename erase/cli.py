@@ -186,14 +186,17 @@ def _eval(options: argparse.Namespace) -> int:
     if options.rows and asked:
         raise InputError("--rows computes scores of the pictures that there are; leave out the other flags")
     if options.attacks:
-        if options.rows or asked:
+        if options.rows or asked or options.gold:
             raise InputError("--attacks attack a run as it was judged; judge it first, then attack it")
         for folder in options.runs:
             _attack(folder, options)
         return 0
-    from erase import workflow
+    if options.gold and (options.rows or asked or len(options.runs) > 1):
+        raise InputError("--gold compares one run, judged by its own settings; leave out the other runs and flags")
+    from erase import golds, workflow
     from erase.terminal import Listener, score_table, stopping_on_signals
 
+    evaluate = partial(golds.evaluate, golds=options.gold) if options.gold else workflow.evaluate
     with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
         for place, folder in enumerate(options.runs):
             try:
@@ -202,7 +205,7 @@ def _eval(options: argparse.Namespace) -> int:
                 else:
                     more = {"cache": _cache(options, folder), "asked": asked}
                     more = {name: value for name, value in more.items() if value}
-                    scores = workflow.evaluate(folder, on_event=listener, should_stop=stop, **more)
+                    scores = evaluate(folder, on_event=listener, should_stop=stop, **more)
                 if stop.asked:
                     raise Interrupted("stopped")
             except Interrupted as error:

@@ -13,10 +13,11 @@ from erase.concept import Request, sentence, specimens
 from erase.errors import EraseError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, Preview, Saved, ShouldStop
+from erase.methods.baselines import Baseline
 from erase.models import Model, Outcome, put_tensors
 from erase.runtime import command, write_json, write_png
 from erase.sampling import Shot, sample
-from erase.training import EditPlan, Session, TrainPlan, edit, train
+from erase.training import EditPlan, Session, TrainPlan, edit, put_baseline, train
 
 
 def train_run(
@@ -84,6 +85,37 @@ def edit_run(
     return _saved(outcome, proof, about, folder, on_event)
 
 
+def baseline_run(
+    model: Model,
+    baseline: Baseline,
+    parameters: str,
+    seed: int,
+    source: Model | None,
+    *,
+    about: dict[str, str],
+    folder: Path,
+    on_event: OnEvent,
+) -> dict[Arm, dict[str, Tensor]]:
+    """Put a baseline's weights in; otherwise as `edit_run`, but that it need not change anything."""
+    outcome = put_baseline(model, baseline, parameters, seed, source)
+    change = outcome.change()
+    proof = {
+        "trained_tensors": len(change),
+        "changed_tensors": sum(value > 0 for value in change.values()),
+        "baseline": baseline.name,
+        "relative_change": by_scope(change),
+    }
+    return _saved(outcome, proof, about, folder, on_event)
+
+
+def by_scope(change: dict[str, float]) -> dict[str, float]:
+    """Mean relative change of the tensors of each part of the model."""
+    scopes: dict[str, list[float]] = {}
+    for name, value in change.items():
+        scopes.setdefault(".".join(name.split(".")[:2]), []).append(value)
+    return {scope: float(np.mean(values)) for scope, values in scopes.items()}
+
+
 def _saved(
     outcome: Outcome, proof: dict[str, Any], about: dict[str, str], folder: Path, on_event: OnEvent
 ) -> dict[Arm, dict[str, Tensor]]:
@@ -110,14 +142,11 @@ def guards(
     put_tensors(model, outcome.after)
     if not (before != after).any():
         raise EraseError(f"the probe picture is the same as before, to the bit; {remedy}")
-    scopes: dict[str, list[float]] = {}
-    for name, value in change.items():
-        scopes.setdefault(".".join(name.split(".")[:2]), []).append(value)
     return {
         "trained_tensors": len(change),
         "changed_tensors": changed,
         "probe_changed": True,
-        "relative_change": {scope: float(np.mean(values)) for scope, values in scopes.items()},
+        "relative_change": by_scope(change),
     }
 
 

@@ -14,7 +14,8 @@ from erase.evaluation.judge import parse_judges
 from erase.evaluation.panel import WORLD_JUDGES
 from erase.evaluation.prompt_files import read_prompt_files
 from erase.evaluation.roles import choose_roles
-from erase.models import Model
+from erase.methods import BASELINES
+from erase.models import Hiding, Model
 from erase.runtime import user_path
 from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
 from erase.world.vocabulary import vocabulary_of
@@ -32,7 +33,8 @@ def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgeP
     files = tuple(read_prompt_files(asked.files or ()))
     judges = parse_judges(asked.judges or (), WORLD_JUDGES if world else ())
     inception = None if asked.inception is None or asked.skip else inception_file(asked.inception)
-    return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike, roles, files, judges, inception)
+    chosen = roles, files, judges, inception, hiding_of(config)
+    return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike, *chosen)
 
 
 def is_judged(config: Config, model: Model) -> bool:
@@ -65,3 +67,13 @@ def deciding(config: Config, sections: set[str]) -> dict[str, Any]:
     train = settings["train"] or {}
     settings["train"] = {k: v for k, v in train.items() if not k.endswith("_every") and k not in FREE}
     return settings
+
+
+def hiding_of(config: Config) -> Hiding | None:
+    """What stands between prompts and the model after a run that changed no weights, if that is its method."""
+    baseline = BASELINES.get(config.method.name)
+    if baseline is None or not baseline.hides:
+        return None
+    if baseline.hides == "negative":
+        return Hiding(negative=", ".join(section.name for section in config.concepts))
+    return Hiding(tuple((section.name, section.anchor) for section in config.concepts))

@@ -14,13 +14,13 @@ from erase import runs
 from erase.attacking import AttackPlan
 from erase.check import check_config, less_memory, named_request
 from erase.concept import FRAMES, Request, phrase
-from erase.config import EDITORS, Config, load_config, run_folders
+from erase.config import BASELINES, UNTRAINED, Config, load_config, run_folders
 from erase.config.schema import TrainSection
 from erase.errors import InputError
 from erase.estimate import COUNTED, GIB, Need, Weights, bytes_of_states, estimate, rounded
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop, ignore, never
-from erase.judging import anywhere, check_judges, deciding
+from erase.judging import anywhere, check_judges, deciding, hiding_of
 from erase.methods import METHODS, Options
 from erase.methods.editing import EditOptions
 from erase.models import (
@@ -38,7 +38,17 @@ from erase.models import (
 )
 from erase.runtime import file_hash, output_folder, pick_device, user_path
 from erase.scoring import content_hash
-from erase.training import EditPlan, MemoryPlan, PoolPlan, RolePlan, Session, TrainPlan, neighbours, projections
+from erase.training import (
+    EditPlan,
+    MemoryPlan,
+    PoolPlan,
+    RolePlan,
+    Session,
+    TrainPlan,
+    check_gold,
+    neighbours,
+    projections,
+)
 from erase.training.session import MethodPlan, accelerator_for
 
 
@@ -72,8 +82,10 @@ def prepare(
     if not edits(config):
         accelerator_for(config.turns.precision, device)
     model = _loaded(config, device, on_event, should_stop)
-    if edits(config):
+    if edits(config) and config.method.name not in BASELINES:
         projections(model, config.method.parameters)
+    if config.method.name == "retrained":
+        open_gold(config, model)
     request = prepare_request(config, model)
     check_judges(config, model, request)
     for concept in request.concepts:
@@ -164,6 +176,9 @@ def _resolved(config: Config, request: Request, model: Model, device: torch.devi
         kept = model.source == WORLD or hub_id(model.source) is not None
         update["model"] = model.source if kept else str(user_path(model.source).resolve())
         update["variant"] = model.variant
+    if config.method.source:
+        gold = str(user_path(config.method.source).resolve())
+        update["method"] = config.method.model_copy(update={"source": gold})
     sections = [
         section.model_copy(update={"name": c.name, "kind": c.kind, "keep": list(c.keep), "anchor": c.anchor})
         for section, c in zip(config.concepts, request.concepts, strict=True)
@@ -250,6 +265,7 @@ def put_trained(folder: Path, config: Config, model: Model) -> dict[Arm, dict[st
     of = origin(config, model)
     runs.check_origin(path, about, of)
     put_tensors(model, after)
+    model.hiding = hiding_of(config)
     model.made_of = content_hash([of["base weights"], file_hash(path)])
     return {"before": before, "after": after}
 
@@ -289,7 +305,16 @@ def _role_plan(training: TrainSection, role: Literal["forget", "retain"]) -> Rol
 
 
 def _options(config: Config) -> dict[str, Any]:
-    return config.method.model_dump(exclude={"name", "parameters", "rank", "alpha"})
+    return config.method.model_dump(exclude={"name", "parameters", "rank", "alpha", "source"})
+
+
+def open_gold(config: Config, model: Model) -> Model:
+    """The model that a run of `retrained` takes its weights from. Raises `InputError` for one that is no gold of it."""
+    if config.method.source is None:
+        raise InputError("method retrained needs method.source: the folder of a model trained without the concept")
+    gold, _ = open_model(config.method.source, model.device)
+    check_gold(model, gold, config.method.parameters)
+    return gold
 
 
 def lora_plan(config: Config) -> LoraPlan | None:
@@ -321,8 +346,8 @@ def _check_trainable(model: Model, config: Config) -> dict[str, torch.nn.Paramet
 
 
 def edits(config: Config) -> bool:
-    """Whether the method solves for its weights, and trains nothing."""
-    return config.method.name in EDITORS
+    """Whether the method trains nothing: it solves for its weights, or is a baseline."""
+    return config.method.name in UNTRAINED
 
 
 def edit_plan(config: Config) -> EditPlan:

@@ -17,6 +17,7 @@ from erase.concept import Request
 from erase.evaluation.examine import examine, examine_again
 from erase.evaluation.features import FILE
 from erase.evaluation.findings import find
+from erase.evaluation.gold import gold_gaps
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import Score, changes, scores
 from erase.evaluation.panel import Panel
@@ -24,9 +25,28 @@ from erase.evaluation.rows import ARMS, Arm, Row, read_rows, reported_judge
 from erase.events import OnEvent, Saved, Scored, ShouldStop, Warned
 from erase.models import Model, model_hash, put_tensors
 from erase.report.html import write_html
-from erase.report.schema import Report, ScoreEntry, build_report, choose_pairs, read_report, write_report
+from erase.report.schema import (
+    GapEntry,
+    GoldEntry,
+    Report,
+    ScoreEntry,
+    build_report,
+    choose_pairs,
+    read_report,
+    write_report,
+)
 from erase.runtime import environment, file_hash
 from erase.scoring import JudgePlan, draw_pairs, judge_run, open_panel
+
+
+def add_gold(folder: Path, golds: dict[str, Path]) -> None:
+    """Compare a judged run with gold runs, by the name of each, and rewrite its report with the gaps."""
+    gaps = gold_gaps(
+        read_rows(folder / runs.ROWS), {name: read_rows(place / runs.ROWS) for name, place in golds.items()}
+    )
+    entry = GoldEntry(sources=list(golds), gaps=[GapEntry.model_validate(gap) for gap in gaps])
+    write_report(folder / runs.REPORT, read_report(folder / runs.REPORT).model_copy(update={"gold": entry}))
+    write_html(folder)
 
 
 def report_run(

@@ -138,7 +138,8 @@ def sample(
     batch = at_once(model) if batch is None else batch
     if steps < 1 or batch < 1:
         raise InputError(f"steps and batch must be 1 or more, got {steps} and {batch}")
-    empty, batch = model.encode([""]), dealt(batch, len(shots), group)
+    hiding = model.hiding
+    empty, batch = model.encode([hiding.negative if hiding else ""]), dealt(batch, len(shots), group)
     parts: list[tuple[list[np.ndarray], list[int]]] = []
     for turn in range(0, len(shots), batch * group.size):
         if group.any(should_stop()):
@@ -162,8 +163,9 @@ def _draw(
     model: Model, shots: list[Shot], empty: Text, steps: int, guidance: float
 ) -> tuple[list[np.ndarray], list[int]]:
     """One batch: its pictures, and the places of those that are black since their latents are not finite."""
-    noise = first_noise(model, shots)
-    latents = denoise(model, model.encode([s.prompt for s in shots]), empty, noise, steps, guidance)
+    noise, hiding = first_noise(model, shots), model.hiding
+    told = [hiding.read(s.prompt) if hiding else s.prompt for s in shots]
+    latents = denoise(model, model.encode(told), empty, noise, steps, guidance)
     finite = torch.isfinite(latents).flatten(1).all(1)
     decoded = model.decode(torch.where(finite[:, None, None, None], latents, torch.zeros_like(latents)))
     decoded[~finite.cpu()] = 0

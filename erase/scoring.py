@@ -24,7 +24,7 @@ from erase.evaluation.prompts import Ask, pictures, world_asks
 from erase.evaluation.roles import role_asks
 from erase.evaluation.rows import Arm, Row, Setting, distances, image_sha, make_row, write_rows
 from erase.events import OnEvent, ShouldStop, Warned
-from erase.models import Model, model_hash, put_tensors
+from erase.models import Hiding, Model, model_hash, put_tensors
 from erase.report.schema import Pair, Picture
 from erase.runtime import environment, write_png
 from erase.sampling import Shot, noise_hash, sample
@@ -44,7 +44,7 @@ class JudgePlan:
 
     `hp_id` names the run's method and settings in its rows (`content_hash` of them). `roles` are further ones of the
     world, `files` prompts that take their role's place, `judges` those beside the world's. `inception`, a
-    checked file, adds FID and KID.
+    checked file, adds FID and KID. `hiding` is what a baseline does to prompts after.
     """
 
     run_id: str
@@ -60,6 +60,7 @@ class JudgePlan:
     files: tuple[PromptFile, ...] = ()
     judges: tuple[JudgeSpec, ...] = ()
     inception: Path | None = None
+    hiding: Hiding | None = None
 
 
 def open_panel(plan: JudgePlan, model: Model, request: Request) -> Panel:
@@ -107,6 +108,7 @@ def judge_run(
     drawn: dict[Arm, Drawn] = {}
     for arm in ("before", "after"):
         put_tensors(model, arms[arm])
+        model.hiding = plan.hiding if arm == "after" else None
         setting = Setting(
             plan.run_id,
             plan.method,
@@ -143,6 +145,7 @@ def draw_pairs(
     shots = [Shot(shown.prompt, f"pair/{shown.words}", i) for i, shown in enumerate(named)]
     for arm in ("before", "after"):
         put_tensors(model, arms[arm])
+        model.hiding = plan.hiding if arm == "after" else None
         drawn = sample(
             model,
             shots,

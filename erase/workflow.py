@@ -17,13 +17,13 @@ from erase.attacks.table import ATTACKS
 from erase.check import check_judging, check_variant, named_request
 from erase.concept import title
 from erase.config import Config, first_model, is_world, run_folders, to_yaml
-from erase.erasing import edit_run, train_run
+from erase.erasing import baseline_run, edit_run, train_run
 from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
 from erase.judging import is_judged, judge_plan
-from erase.methods import EDITORS, METHODS
+from erase.methods import BASELINES, EDITORS, METHODS
 from erase.models import FAMILIES, WORLD, hub_id, load_model, model_hash, select
 from erase.prepare import (
     Job,
@@ -32,6 +32,7 @@ from erase.prepare import (
     edits,
     load_run,
     lora_plan,
+    open_gold,
     open_model,
     open_session,
     origin,
@@ -126,7 +127,11 @@ def _weights(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> d
     if not edits(config):
         return _train(job, folder, about, of, log, should_stop)
     log(Started(folder=folder, total=0, model=_title(job)))
-    asked = config.evaluate
+    asked, method = config.evaluate, config.method
+    if method.name in BASELINES:
+        source = open_gold(config, job.model) if method.source else None
+        made = BASELINES[method.name], method.parameters, config.seed, source
+        return baseline_run(job.model, *made, about=about, folder=folder, on_event=log)
     return edit_run(
         job.model,
         job.request,
@@ -323,7 +328,7 @@ def _recipe(folder: Path) -> dict[str, Any]:
 def listing(kind: str) -> list[tuple[str, str]]:
     """What `erase list KIND` shows: names with one line each."""
     if kind == "methods":
-        return [(m.name, m.summary) for m in (*METHODS.values(), *EDITORS.values())]
+        return [(m.name, m.summary) for m in (*METHODS.values(), *EDITORS.values(), *BASELINES.values())]
     if kind == "attacks":
         return [(name, attack.summary) for name, attack in ATTACKS.items() if attack.control]
     if kind == "models":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from erase.config.defaults import EDITORS, METHOD_DEFAULTS, WORLD_DEFAULTS
+from erase.config.defaults import METHOD_DEFAULTS, UNTRAINED, WORLD_DEFAULTS
 from erase.config.method import OPTIONS
 from erase.config.presets import KIND_DEFAULTS, in_memory
 from erase.errors import InputError
@@ -35,7 +35,7 @@ def complete(given: dict[str, Any], first: str | None = None) -> dict[str, Any]:
     defaults = _laid_over(defaults, WORLD_DEFAULTS[name] if on_world else _of_kind(given.get("concept"), name))
     if given.get("train") is None:
         given.pop("train", None)
-    elif name in EDITORS:  # completed to be checked, and named in a warning (unused.py)
+    elif name in UNTRAINED:  # completed to be checked, and named in a warning (unused.py)
         defaults["train"] = METHOD_DEFAULTS["esd"]["train"]
     train = given.get("train")
     return _laid_over(in_memory(defaults, given.get("memory"), train if isinstance(train, dict) else {}), given)

@@ -71,7 +71,14 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "uce": {"method": {**_EDITOR, "lam": 0.5}},
     "rece": {"method": {**_EDITOR, "lam": 0.1, "repeats": 1, "reg": 0.1}},
     "speed": {"method": {"parameters": "xattn-kv", "lam": 0.1, "keep_prompts": 800, "null": 1e-3}},
+    # Baselines (docs/baselines.md). Those that change no weights keep a few, so that their folders are runs' folders.
+    "noop": {"method": {"parameters": "xattn-kv"}},
+    "word_filter": {"method": {"parameters": "xattn-kv"}},
+    "negative_prompt": {"method": {"parameters": "xattn-kv"}},
+    "destroyer": {"method": {"parameters": "full"}},
+    "retrained": {"method": {"parameters": "full", "source": None}},
 }
+BASELINES = ("noop", "word_filter", "negative_prompt", "destroyer", "retrained")
 
 # Laid over METHOD_DEFAULTS when the model is the bundled world: a small network takes higher rates, and many pictures,
 # or it forgets some of the concept's looks only and loses some of the rest. Chosen after the trials of
@@ -101,6 +108,8 @@ WORLD_DEFAULTS: dict[str, dict[str, Any]] = {
     "uce": {"method": {"lam": 0.01}},
     "rece": {"method": {"lam": 0.01}},
     "speed": {"method": {"lam": 0.01, "null": 0.03}},
+    **{name: {} for name in BASELINES},
 }
 
-EDITORS = tuple(name for name, defaults in METHOD_DEFAULTS.items() if "train" not in defaults)
+EDITORS = tuple(name for name, defaults in METHOD_DEFAULTS.items() if "train" not in defaults and name not in BASELINES)
+UNTRAINED = (*EDITORS, *BASELINES)

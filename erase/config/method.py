@@ -12,7 +12,7 @@ from erase.config.defaults import METHOD_DEFAULTS
 OPTIONS = (
     "rank", "alpha", "guidance", "pictures", "mask_share", "ratio", "beta", "retain_weight",
     "attack_tokens", "attack_steps", "attack_lr", "attack_from",
-    "lam", "keep_weight", "keep_prompts", "repeats", "reg", "null",
+    "lam", "keep_weight", "keep_prompts", "repeats", "reg", "null", "source",
 )  # fmt: skip
 
 
@@ -36,9 +36,10 @@ class Section(BaseModel):
 class MethodSection(Section):
     """How it goes: the losses and the weights they may move. A bare name stands for `{name: ...}`."""
 
-    name: Literal["esd", "spm", "advunlearn", "ablation", "salun", "sfron", "ga", "npo", "uce", "rece", "speed"] = (
-        Field(description="Which losses, or which solution in closed form; see `erase list methods`.")
-    )
+    name: Literal[
+        "esd", "spm", "advunlearn", "ablation", "salun", "sfron", "ga", "npo", "uce", "rece", "speed",
+        "noop", "word_filter", "negative_prompt", "destroyer", "retrained",
+    ] = Field(description="Which losses, solution in closed form, or baseline; see `erase list methods`.")  # fmt: skip
     parameters: str = Field(
         min_length=1,
         description="Weights that change: xattn-kv, xattn, noxattn, attentions, full, text-encoder, or a regular "
@@ -100,8 +101,9 @@ class MethodSection(Section):
     )
     retain_weight: Real | None = Field(
         None,
-        gt=0,
-        description="Factor on the retain loss. Adaptive optimizers cancel it unless the optimizer is shared or joint.",
+        ge=0,
+        description="Factor on the retain loss. Adaptive optimizers cancel it unless the optimizer is shared or joint. "
+        "0: no retain steps, for comparison.",
     )
     lam: Real | None = Field(
         None, gt=0, description="uce, rece, speed: how dear any change of a weight is. Lower erases harder."
@@ -124,6 +126,13 @@ class MethodSection(Section):
         lt=1,
         description="speed: share of the energy of what is kept in the directions that may change. Higher erases "
         "harder and breaks more.",
+    )
+
+    source: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="retrained: the model trained without the concept, a folder as `erase world --small` writes it.",
     )
 
     @field_validator("parameters")

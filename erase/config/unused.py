@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from erase.config.defaults import EDITORS, METHOD_DEFAULTS
+from erase.config.defaults import BASELINES, METHOD_DEFAULTS, UNTRAINED
 from erase.config.presets import in_memory
 from erase.config.schema import Config, TrainSection
 
@@ -17,16 +17,14 @@ JOINT = (*ONE, "warmup", "clip", "schedule")
 def unused_settings(config: Config) -> list[str]:
     """A line for each setting that the method or the optimizer does not read and that differs from what is read."""
     train = config.train
-    if config.method.name in EDITORS:
+    if config.method.name in UNTRAINED:
         given = [("memory", config.memory)] if config.memory else []
         if train is not None:
             filled = in_memory(METHOD_DEFAULTS["esd"], config.memory, {})  # where nothing was given
             unread = TrainSection.model_validate(filled["train"])
             given += _differing("train", train.model_dump(), unread.model_dump())
-        return [
-            f"{key} {value} is unused: {config.method.name} solves for its weights and has no training"
-            for key, value in given
-        ]
+        does = "is a baseline" if config.method.name in BASELINES else "solves for its weights"
+        return [f"{key} {value} is unused: {config.method.name} {does} and has no training" for key, value in given]
     if train is None:
         return []
     if train.optimizer == "dual_plus":

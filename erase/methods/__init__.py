@@ -2,6 +2,7 @@
 
 from erase.methods.ablation import ABLATION
 from erase.methods.advunlearn import ADVUNLEARN
+from erase.methods.baselines import BASELINES
 from erase.methods.editing import Editor
 from erase.methods.esd import ESD
 from erase.methods.ga import GA
@@ -17,4 +18,4 @@ from erase.methods.uce import UCE
 METHODS: dict[str, Method] = {m.name: m for m in (ESD, SPM, ADVUNLEARN, ABLATION, SALUN, SFRON, GA, NPO)}
 EDITORS: dict[str, Editor] = {e.name: e for e in (UCE, RECE, SPEED)}
 
-__all__ = ["EDITORS", "METHODS", "Batch", "Method", "Nets", "Options", "Shown"]
+__all__ = ["BASELINES", "EDITORS", "METHODS", "Batch", "Method", "Nets", "Options", "Shown"]

@@ -2,6 +2,7 @@
 
 from erase.models.adapter import DOWN, UP, Adapter, LoraPlan, is_layer, layers, merge
 from erase.models.families import FAMILIES
+from erase.models.hiding import Hiding
 from erase.models.hub import hub_id
 from erase.models.loading import load_model, quiet_libraries
 from erase.models.model import WORLD, Model, model_hash
@@ -16,6 +17,7 @@ __all__ = [
     "WORLD",
     "Adapter",
     "LoraPlan",
+    "Hiding",
     "Model",
     "Outcome",
     "Text",

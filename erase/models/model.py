@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from erase.models.families import FAMILIES
+from erase.models.hiding import Hiding
 from erase.models.noising import PROCESSES, Process
 from erase.models.text import Text, choose
 from erase.models.told import TOLD, run_encoder
@@ -47,6 +48,7 @@ class Model:
     blank_is_zero: bool = False  # the empty prompt is zeros, as SDXL was trained to read it
     offload: tuple[str, ...] = ()  # see `rest`
     vocabulary: Vocabulary | None = None
+    hiding: Hiding | None = None  # what `sample` does to prompts, for a baseline
     made_of: str | None = None  # a hash of the weights as loaded and the runs' files put on them since, if any
 
     @property

@@ -18,6 +18,7 @@ from erase import runs
 from erase.concept import title
 from erase.evaluation.metrics import EACH, EARLIER, split_score, verdict
 from erase.report.attacks import ATTACKED, attack_section
+from erase.report.gold import gold_html
 from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
 from erase.report.retention import retention_section
@@ -67,6 +68,7 @@ def render(report: Report, folder: Path) -> str:
         "tiles": _tiles(report),
         "groups": _groups(report.images, folder),
         "tables": tables(report),
+        "gold": Markup(gold_html(report)),
         "unjudged": UNJUDGED,
         "retention": retention_section(report),
         "attacks": Markup(attack_section(folder, embed)),

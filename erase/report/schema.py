@@ -65,6 +65,28 @@ class ChangeEntry(Entry):
     p_holm: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
+class GapEntry(Entry):
+    """A score's distance to gold, and the golds' among themselves where there are several."""
+
+    name: str
+    value: Finite
+    low: Finite
+    high: Finite
+    n: Annotated[int, Field(ge=1)]
+    gold: Finite
+    floor: Finite | None = None
+    floor_low: Finite | None = None
+    floor_high: Finite | None = None
+    inside: bool | None = None
+
+
+class GoldEntry(Entry):
+    """Models trained without the concept that the run was compared with, and the gaps to their mean."""
+
+    sources: list[str]
+    gaps: list[GapEntry]
+
+
 class Picture(Entry):
     """One picture of the page: where it lies, what the judge sees, and whether that is what one hopes for.
 
@@ -110,6 +132,7 @@ class Report(Entry):
     findings: FindingsEntry | None = None
     judges: dict[str, dict[str, Any]] = {}
     prompt_files: list[dict[str, Any]] = []
+    gold: GoldEntry | None = None
 
     @model_validator(mode="after")
     def _once(self) -> Report:

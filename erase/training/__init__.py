@@ -1,5 +1,6 @@
 """The turn-taking loop, its checkpoints, and where its noisy latents come from; edits in closed form."""
 
+from erase.training.baseline import check_gold, put_baseline
 from erase.training.edits import EditPlan, edit, projections
 from erase.training.loop import TrainPlan, train
 from erase.training.memory import MemoryPlan
@@ -16,8 +17,10 @@ __all__ = [
     "RolePlan",
     "Session",
     "TrainPlan",
+    "check_gold",
     "edit",
     "neighbours",
     "projections",
+    "put_baseline",
     "train",
 ]

@@ -46,6 +46,8 @@ def train(
     Raises `EraseError` on a NaN or infinite loss or gradient, before the weights change.
     """
     roles: tuple[Role, ...] = ("joint",) if session.kind == "joint" else ("forget", "retain")
+    if session.options.retain_weight == 0 and session.kind != "joint":
+        roles = ("forget",)  # a step on nothing would still move by the momentum of the last
     for round in range(first, plan.rounds):
         if session.group.any(should_stop()):
             save(round)

@@ -30,8 +30,8 @@ from erase.world.scenes import Scenes
 from erase.world.text_encoder import WIDTH
 from erase.world.vocabulary import FULL, SMALL, Vocabulary, describe
 
-PLAN = Plan("unet", steps=1500, lr=1.5e-3, warmup=100, ema=0.999, weight_decay=0.01)
-BATCH = 40
+PLAN = Plan("unet", steps=3000, lr=2.5e-3, warmup=150, ema=0.999, weight_decay=0.01)
+BATCH = 24
 SAVE_EVERY = 100
 BUILD = "build"  # what is not finished, inside the folder
 RECIPE = "recipe.json"

@@ -10,6 +10,7 @@ import yaml
 from erase.config import (
     EDITORS,
     METHOD_DEFAULTS,
+    UNTRAINED,
     WORLD_DEFAULTS,
     Config,
     first_model,
@@ -48,7 +49,7 @@ def test_a_model_without_a_concept_erases_nothing_by_default():
     assert problem(None, {"model": "some/model"}) == "concept: required"
 
 
-TRAINED = [name for name in METHOD_DEFAULTS if name not in EDITORS]
+TRAINED = [name for name in METHOD_DEFAULTS if name not in UNTRAINED]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -143,7 +144,8 @@ def test_every_problem_is_reported_at_once_with_value_and_remedy(write):
         "  model: must be a valid string, got 3",
         "  concept: required",
         "  method.name: 'esdx' is not one of 'esd', 'spm', 'advunlearn', 'ablation', 'salun', 'sfron', 'ga', 'npo', "
-        "'uce', 'rece' or 'speed'; did you mean 'esd'?",
+        "'uce', 'rece', 'speed', 'noop', 'word_filter', 'negative_prompt', 'destroyer' or 'retrained'; "
+        "did you mean 'esd'?",
         "  method.guidance: must be at least 0, got -1",
         "  train.rounds: must be at least 1, got 0",
         "  train.batch: must be a number, got True",

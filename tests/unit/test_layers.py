@@ -12,7 +12,7 @@ ROWS = (
     ("cli",),
     ("ui",),
     ("arguments", "terminal"),
-    ("batch",),
+    ("batch", "golds"),
     ("workflow",),
     ("prepare",),
     ("judging",),
@@ -33,7 +33,7 @@ ROWS = (
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # A configuration object stops at the workflow and those that read it for that; UI and batch make them. Below: numbers.
-MAY_SEE_CONFIG = {"cli", "ui", "batch", "workflow", "prepare", "judging", "check", "config"}
+MAY_SEE_CONFIG = {"cli", "ui", "batch", "golds", "workflow", "prepare", "judging", "check", "config"}
 PACKAGE = Path(erase.__file__).parent
 
 

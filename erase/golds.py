@@ -1,0 +1,82 @@
+"""Judge a run beside gold: models trained without the concept, each made a run of its own with the same pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from erase import runs, workflow
+from erase.config import Config, load_config, run_folders
+from erase.errors import InputError
+from erase.events import OnEvent, ShouldStop, Warned, ignore, never
+from erase.prepare import stored_config
+from erase.reporting import add_gold
+from erase.runtime import user_path
+from erase.scoring import content_hash
+from erase.world.vocabulary import vocabulary_of
+
+FOLDER = "gold"
+
+
+def evaluate(
+    folder: Path,
+    golds: list[str],
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+    cache: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Judge a run again and compare it with golds; return the run's scores.
+
+    A gold is a model's folder, or a run of method `retrained`. What is made of a model lies in the run's `gold/`, and
+    is used again as long as the run's settings of judging stay. Raises `InputError` for a gold that has another concept
+    left out than the run erased, or other parts than the run's model, before anything is drawn.
+    """
+    config, folder = stored_config(folder, finished=True), user_path(folder)
+    settings = {name: _settings(folder, config, name) for name in dict.fromkeys(golds)}
+    if len(settings) < len(golds):
+        raise InputError("--gold: one folder is given twice; each gold counts once")
+    placed = {name: _placed(folder, name, asked, on_event, should_stop) for name, asked in settings.items()}
+    scores = workflow.evaluate(folder, on_event=on_event, should_stop=should_stop, cache=cache)
+    add_gold(folder, {user_path(name).name: place for name, place in placed.items()})
+    return scores
+
+
+def _settings(folder: Path, config: Config, name: str) -> Config | None:
+    """The configuration of the run that a gold's folder is to be made; None for one that is a run already."""
+    source = user_path(name)
+    if run_folders(name):
+        gold = stored_config(source, finished=True)
+        if gold.method.name != "retrained":
+            raise InputError(f"--gold {name}: a run of method {gold.method.name}; name a gold, or a run of retrained")
+        return None
+    world = vocabulary_of(name)
+    if world is None:
+        raise InputError(f"--gold {name}: no model of a world is there; make one: erase world --small --without NAME")
+    erased = [section.name for section in config.concepts]
+    if [world.without] != erased:
+        left = f"was trained without {world.without}" if world.without else "was trained with everything"
+        raise InputError(f"--gold {name}: {left}, and the run erased {', '.join(erased)}; name a gold of that")
+    asked = config.evaluate.model_copy(update={"skip": False}).model_dump()
+    given: dict[str, Any] = {
+        "model": config.model,
+        "concept": [section.model_dump() for section in config.concepts],
+        "method": {"name": "retrained", "source": str(source.resolve())},
+        "evaluate": asked,
+        "seed": config.seed,
+        "device": config.device,
+    }
+    key = content_hash(given)[:8]
+    return load_config(None, given | {"output": str(folder / FOLDER / f"{source.resolve().name}-{key}")})
+
+
+def _placed(folder: Path, name: str, config: Config | None, on_event: OnEvent, should_stop: ShouldStop) -> Path:
+    """The gold's run, made or finished now where it is not there yet."""
+    if config is None:
+        return user_path(name)
+    place, cache = user_path(str(config.output)), folder / FOLDER / "cache"
+    if (place / runs.DONE).is_file():
+        return place
+    on_event(Warned(text=f"drawing and judging gold {name}"))
+    if (place / runs.CONFIG).is_file():
+        return workflow.resume(place, on_event, should_stop, cache)
+    return workflow.erase(config, on_event, should_stop, cache)
