@@ -19,7 +19,7 @@ from erase import runs
 from erase.ui import app
 from erase.ui.roots import Roots
 
-PATIENCE = 240_000  # ms: a run on one busy core
+PATIENCE = 900_000  # ms: a run on a core that others use too
 FEW = "train.pool.forget=6\ntrain.pool.retain=6\ntrain.pool.steps=4\ntrain.batch=2\ntrain.preview_every=3"
 WIDTHS = (375, 1280)
 
