@@ -203,7 +203,7 @@ def _eval(options: argparse.Namespace) -> int:
                 if options.rows:
                     scores = workflow.rescore(folder, on_event=listener)
                 else:
-                    more = {"cache": _cache(options, folder), "asked": asked}
+                    more: dict[str, Any] = {"cache": _cache(options, folder), "asked": asked}
                     more = {name: value for name, value in more.items() if value}
                     scores = evaluate(folder, on_event=listener, should_stop=stop, **more)
                 if stop.asked:

@@ -151,7 +151,7 @@ def rescore_run(folder: Path, on_event: OnEvent) -> list[dict[str, Any]]:
     attacked = [score.model_dump() for score in report.scores if score.name.startswith("attack.")]
     near = {c.name: c.similarity for c in report.findings.classes} if report.findings else {}
     findings = replace(findings, classes=[replace(c, similarity=near.get(c.name)) for c in findings.classes])
-    fresh = {
+    fresh: dict[str, Any] = {
         "scores": [asdict(score) for score in found] + attacked,
         "changes": [asdict(change) for change in moved],
         "images": [pair.model_dump() for pair in choose_pairs(rows, judge=judge)],

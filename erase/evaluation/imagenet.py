@@ -20,7 +20,9 @@ import torchvision
 from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from safetensors.torch import load_file
-from timm.data import ImageNetInfo  # pyright: ignore[reportPrivateImportUsage]
+from timm.data.config import resolve_model_data_config
+from timm.data.imagenet_info import ImageNetInfo
+from timm.data.transforms_factory import create_transform
 from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
@@ -121,7 +123,8 @@ def _of_torchvision(spec: JudgeSpec, wanted: str) -> tuple[nn.Module, Callable[[
         close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else "timm's have timm/ in front"
         raise InputError(f"judge {spec.name}: torchvision has no classifier {printable(wanted)[:80]!r}; {hint}")
-    weights = get_model_weights(wanted).DEFAULT  # pyright: ignore[reportAttributeAccessIssue]
+    published: Any = get_model_weights(wanted)
+    weights = published.DEFAULT
     file = spec.path("weights")
     if file is None:
         file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
@@ -133,7 +136,7 @@ def _of_torchvision(spec: JudgeSpec, wanted: str) -> tuple[nn.Module, Callable[[
 def _of_timm(spec: JudgeSpec, wanted: str) -> tuple[nn.Module, Callable[[Image.Image], Any], Path]:
     name = wanted.removeprefix(TIMM)
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=CLASSES)
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=CLASSES)
     except Exception as error:  # timm raises RuntimeError for a name, and others for what it does not parse
         raise InputError(f"judge {spec.name}: timm has no {printable(name)[:80]!r} ({first_line(error)})") from None
     file = spec.path("weights")
@@ -141,8 +144,9 @@ def _of_timm(spec: JudgeSpec, wanted: str) -> tuple[nn.Module, Callable[[Image.I
         cached = try_to_load_from_cache(f"timm/{name}", "model.safetensors")
         file = Path(cached) if isinstance(cached, str) else Path("model.safetensors")
     _require(spec, file, f"get model.safetensors of the hub's timm/{name}", None)
-    data = timm.data.resolve_model_data_config(model)
-    return model, timm.data.create_transform(**data, is_training=False), file  # pyright: ignore[reportReturnType]
+    data: dict[str, Any] = resolve_model_data_config(model)
+    prepare: Any = create_transform(**data, is_training=False)
+    return model, prepare, file
 
 
 def _require(spec: JudgeSpec, file: Path, get: str, place: Path | None) -> None:

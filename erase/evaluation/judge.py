@@ -70,8 +70,11 @@ class Sight:
 class Judge(Protocol):
     """A loaded judge. `facts` are what it says of itself in the report."""
 
-    name: str
-    facts: dict[str, Any]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
 
     def look(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Sight]:
         """What it sees in each picture, uint8 (H, W, 3)."""

@@ -100,7 +100,7 @@ def load_zero_shot(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: 
         files, forced = _weights(spec, model, tag or PRETRAINED, folder, asked=tag is not None)
         title = model
     try:
-        clip = open_clip.create_model(
+        clip: Any = open_clip.create_model(
             model,
             pretrained=None if model.startswith("local-dir:") else str(files[0]),
             device=device,
