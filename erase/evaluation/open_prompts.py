@@ -173,10 +173,11 @@ def open_asks(request: Request, prompts: int, seeds: int, known: Sequence[str] |
 
 def one_kind(request: Request) -> Kind:
     """The kind of all concepts. Raises `InputError` for several."""
-    if len(request.kinds) > 1:
+    first, *more = request.kinds
+    if more:
         kinds = " and ".join(request.kinds)
         raise InputError(f"evaluate: {request.title} are of kinds {kinds}; a run is judged by one kind, so erase one")
-    return request.kinds[0]
+    return first
 
 
 def _asks(role: str, kind: Kind, names: Sequence[str], number: int, seeds: int) -> list[Ask]:

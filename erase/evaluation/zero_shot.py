@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from erase.concept import phrase
 from erase.errors import InputError, first_line, printable
@@ -108,7 +108,7 @@ def load_zero_shot(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: 
             **forced,
         )
         clip.eval().requires_grad_(False)
-        prepare = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
+        prepare: Any = image_transform_v2(PreprocessCfg(**clip.visual.preprocess_cfg), is_train=False)
         tokenize = open_clip.get_tokenizer(model)
         embedded = _embed(clip, tokenize, names, device)
     except Exception as error:  # whatever wrong weights make open_clip, torch or a tokenizer raise
@@ -175,9 +175,7 @@ def _embed(
     return found
 
 
-def _read(
-    clip: nn.Module | Any, tokenize: Callable[[list[str]], Tensor], texts: Sequence[str], device: torch.device
-) -> Tensor:
+def _read(clip: Any, tokenize: Callable[[list[str]], Tensor], texts: Sequence[str], device: torch.device) -> Tensor:
     """Embeddings of texts, (N, D), of length 1."""
     parts = [texts[i : i + 256] for i in range(0, len(texts), 256)]
     return torch.cat([F.normalize(clip.encode_text(tokenize(list(part)).to(device)).float(), dim=-1) for part in parts])
