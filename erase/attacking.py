@@ -100,6 +100,9 @@ def _subject(
         on_event(Warned(text=f"attacks are for {first.name!r} alone, the first of {len(request.concepts)} concepts"))
     alone = Request((first,), (*others, *request.earlier))
     cases = [ask for ask in world_asks(alone, budget.cases, 1) if ask.role == "forget"]
+    for part in model.offload:  # gradients run through the text encoders: none may wait elsewhere
+        getattr(model, part).to(model.device)
+    model.offload = ()
     put_tensors(model, arms["after"])
     steps = plan.steps if budget.steps is None else min(budget.steps, plan.steps)
     return Subject(
