@@ -6,6 +6,7 @@ Run: pytest tests/integration/test_ray.py
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -117,7 +118,7 @@ def test_a_node_dies_and_every_job_ends_once_with_the_local_engines_bits(
     assert sorted(done) == JOBS and "3 runs: 3 done." in (output / "report.html").read_text()
     assert starts() >= 4  # three, and that of the node that died once more
     # The local engine's were stopped and resumed besides: neither leaves a trace in the weights or the pictures.
-    local, _ = stopped_batch
+    local = Path(shutil.copytree(stopped_batch[0], tmp_path / "local"))
     if not (local / JOBS[2] / "DONE").exists():
         assert main(["batch", str(matrix), "--output", str(local), "--cpus-per-job", "1", "--workers", "2"]) == 0
     for job in JOBS:
