@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from erase.arguments import JUDGING, SHORT, build_parser
+from erase.distributed import ALONE, Group, PeerLost, half_launched, hushed, joined, last_words, launched
 from erase.errors import EraseError, InputError, Interrupted
+from erase.events import OnEvent, Warned
 from erase.runtime import command
 
 
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        code = _dispatch(arguments)
+        with hushed():
+            code = _dispatch(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -37,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _fail("interrupted", Interrupted.exit_code, debug)
+        return _fail("interrupted", Interrupted.exit_code, debug, stopped=True)
     except EraseError as error:
-        return _fail(str(error), error.exit_code, debug)
+        kinds = isinstance(error, Interrupted), isinstance(error, PeerLost)
+        return _fail(str(error), error.exit_code, debug, *kinds)
     except Exception as error:  # the last line of defence: a line and an exit code instead of a traceback
         if _out_of_memory(error):
             return _fail("out of GPU memory: close what else uses the GPU, or add --device cpu", 1, debug)
@@ -51,10 +55,12 @@ def _out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for that
 
 
-def _fail(text: str, code: int, debug: bool) -> int:
+def _fail(text: str, code: int, debug: bool, stopped: bool = False, lost: bool = False) -> int:
     if debug:
         traceback.print_exc()
-    print(f"erase: error: {text}", file=sys.stderr)
+    said = last_words(text, stopped, lost)
+    if said is not None:
+        print(f"erase: error: {said}", file=sys.stderr)
     return code
 
 
@@ -74,6 +80,8 @@ def _dispatch(arguments: list[str]) -> int:
             raise InputError(f"unknown argument {unknown[0]!r}; each KEY=VALUE needs its own --set")
         hint = _suggest(name, known) or f"; see `erase {options.command} --help`"
         raise InputError(f"unknown argument {unknown[0]!r}{hint}")
+    if options.command not in TOGETHER and launched() != ALONE:
+        raise InputError(f"erase {options.command} is one process; start it without accelerate launch or torchrun")
     if getattr(options, "offline", False):
         os.environ["HF_HUB_OFFLINE"] = "1"  # before any library of the hub is imported; all of them heed it
     return options.do(options)
@@ -119,9 +127,10 @@ def _run(options: argparse.Namespace) -> int:
     start = partial(workflow.erase, config) if options.resume is None else partial(workflow.resume, options.resume)
     if options.cache is not None:
         start = partial(start, cache=options.cache)
-    with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
+    with joined() as group, Listener(quiet=options.quiet) as listener, stopping_on_signals(_patience(group)) as stop:
+        _warn_of_launcher(listener)
         try:
-            folder = start(on_event=listener, should_stop=stop)
+            folder = start(on_event=listener, should_stop=stop, group=group)
         except (KeyboardInterrupt, Interrupted) as error:
             raise _interrupted(error, listener.folder or options.resume) from None
         except Exception as error:
@@ -138,6 +147,18 @@ def _run(options: argparse.Namespace) -> int:
     report = folder / "report.html"
     print(f"report: {report}" if report.is_file() else f"run: {folder}")
     return 0
+
+
+def _warn_of_launcher(listener: OnEvent) -> None:
+    """Say it where fewer processes run than were asked for."""
+    text = half_launched()
+    if text is not None:
+        listener(Warned(text=text))
+
+
+def _patience(group: Group) -> float:
+    """Seconds in which a launcher's signals are taken for one; it kills what is left after 30."""
+    return 0.0 if group.size == 1 else 25.0
 
 
 def _interrupted(error: BaseException, folder: Path | None) -> Interrupted:
@@ -163,6 +184,8 @@ def _attacks_given(options: argparse.Namespace) -> None:
     """Refuse names of attacks without a level, and make the default of `--attack` alone no silent one."""
     if options.attack and not options.attacks:
         raise InputError(f"--attack {options.attack[0]} needs a budget too: add --attacks quick, standard or full")
+    if options.attacks and launched() != ALONE:
+        raise InputError("attacks are one process; start them afterwards, alone: erase eval RUN --attacks LEVEL")
 
 
 def _attack(folder: Path, options: argparse.Namespace) -> None:
@@ -185,6 +208,10 @@ def _eval(options: argparse.Namespace) -> int:
     asked = {SHORT[name][0]: getattr(options, name) for name in JUDGING if getattr(options, name) is not None}
     if options.rows and asked:
         raise InputError("--rows computes scores of the pictures that there are; leave out the other flags")
+    if options.rows and launched() != ALONE:
+        raise InputError("--rows computes scores in one process; start it alone, without a launcher")
+    if options.gold and launched() != ALONE:
+        raise InputError("--gold compares in one process; start it alone, without a launcher")
     if options.attacks:
         if options.rows or asked or options.gold:
             raise InputError("--attacks attack a run as it was judged; judge it first, then attack it")
@@ -197,7 +224,8 @@ def _eval(options: argparse.Namespace) -> int:
     from erase.terminal import Listener, score_table, stopping_on_signals
 
     evaluate = partial(golds.evaluate, golds=options.gold) if options.gold else workflow.evaluate
-    with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
+    with joined() as group, Listener(quiet=options.quiet) as listener, stopping_on_signals(_patience(group)) as stop:
+        _warn_of_launcher(listener)
         for place, folder in enumerate(options.runs):
             try:
                 if options.rows:
@@ -205,6 +233,8 @@ def _eval(options: argparse.Namespace) -> int:
                 else:
                     more: dict[str, Any] = {"cache": _cache(options, folder), "asked": asked}
                     more = {name: value for name, value in more.items() if value}
+                    if not options.gold:
+                        more["group"] = group
                     scores = evaluate(folder, on_event=listener, should_stop=stop, **more)
                 if stop.asked:
                     raise Interrupted("stopped")
@@ -213,7 +243,8 @@ def _eval(options: argparse.Namespace) -> int:
                 raise Interrupted(f"{error}; start again with: {again}") from None
             if len(options.runs) > 1:
                 print(f"{folder}")
-            print(score_table(scores))
+            if group.main:
+                print(score_table(scores))
     return 0
 
 
@@ -246,7 +277,8 @@ def _generate(options: argparse.Namespace) -> int:
     from erase import workflow
     from erase.terminal import Listener, stopping_on_signals
 
-    with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
+    with joined() as group, Listener(quiet=options.quiet) as listener, stopping_on_signals(_patience(group)) as stop:
+        _warn_of_launcher(listener)
         paths = workflow.generate(
             options.source,
             prompts=options.prompt,
@@ -258,6 +290,7 @@ def _generate(options: argparse.Namespace) -> int:
             variant=options.variant,
             on_event=listener,
             should_stop=stop,
+            group=group,
         )
     print("\n".join(str(path) for path in paths))
     return 0
@@ -360,6 +393,7 @@ def _durations(path: Path) -> dict[str, float]:
         raise InputError(f"{path} is damaged ({error}); remove it to see every stage as to do") from None
 
 
+TOGETHER = ("run", "eval", "generate")  # commands that several processes can share
 HANDLERS = {
     "run": _run,
     "check": _check,

@@ -16,6 +16,7 @@ from erase.check import check_config, less_memory, named_request
 from erase.concept import FRAMES, Request, phrase
 from erase.config import BASELINES, UNTRAINED, Config, load_config, run_folders
 from erase.config.schema import TrainSection
+from erase.distributed import ALONE, Group
 from erase.errors import InputError
 from erase.estimate import COUNTED, GIB, Need, Weights, bytes_of_states, estimate, rounded
 from erase.evaluation.rows import Arm
@@ -36,7 +37,7 @@ from erase.models import (
     put_tensors,
     select,
 )
-from erase.runtime import file_hash, output_folder, pick_device, user_path
+from erase.runtime import file_hash, output_folder, user_path
 from erase.scoring import content_hash
 from erase.training import (
     EditPlan,
@@ -50,13 +51,15 @@ from erase.training import (
     projections,
 )
 from erase.training.session import MethodPlan, accelerator_for
+from erase.training.shares import share
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A run that can begin. `config` is resolved: a run from it alone is the same run.
 
-    `warnings` are lines for the user; `cache` is a folder that keeps the base model's pictures for other runs.
+    `warnings` are lines for the user; `cache` is a folder that keeps the base model's pictures for other runs;
+    `group` are the processes that do the run.
     """
 
     config: Config
@@ -64,6 +67,7 @@ class Job:
     request: Request
     warnings: list[str]
     cache: Path | None = None
+    group: Group = ALONE
 
 
 def prepare(
@@ -72,6 +76,7 @@ def prepare(
     cache: Path | None = None,
     on_event: OnEvent = ignore,
     should_stop: ShouldStop = never,
+    group: Group = ALONE,
 ) -> Job:
     """Check everything that a run needs and load its model, fetching it where it is to be. Writes nothing else.
 
@@ -80,6 +85,7 @@ def prepare(
     warnings = check_config(config)
     cache = None if cache is None else output_folder(user_path(cache))
     if not edits(config):
+        share(config.turns.batch, config.turns.accumulate, group, in_order=METHODS[config.method.name].adversary)
         accelerator_for(config.turns.precision, device)
     model = _loaded(config, device, on_event, should_stop)
     if edits(config) and config.method.name not in BASELINES:
@@ -94,7 +100,8 @@ def prepare(
             warnings += too_long(model, [max(frames, key=lambda text: model.too_long(text))])
     warnings = list(dict.fromkeys(warnings))  # concepts may share what they keep
     warnings += memory_warnings(config, model)
-    return Job(_resolved(config, request, model, device), model, request, warnings, cache)
+    kept = torch.device(device.type) if group.size > 1 else device  # each process has a GPU of its own
+    return Job(_resolved(config, request, model, kept), model, request, warnings, cache, group)
 
 
 def memory_warnings(config: Config, model: Model) -> list[str]:
@@ -192,12 +199,12 @@ def stored_config(folder: Path, *, finished: bool = False, asked: Mapping[str, A
     return load_config(runs.require_run(folder, finished=finished) / runs.CONFIG, asked)
 
 
-def stored_device(config: Config) -> tuple[torch.device, list[str]]:
+def stored_device(config: Config, group: Group = ALONE) -> tuple[torch.device, list[str]]:
     """The device that a run began on, or what there is instead, with a warning."""
     try:
-        return pick_device(config.device), []
+        return group.device(config.device), []
     except InputError:
-        device = pick_device()
+        device = group.device("auto")
         return device, [f"the run began on {config.device}, which is not here; on {device} its numbers round otherwise"]
 
 
@@ -295,6 +302,7 @@ def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Sessio
         batch=training.batch,
         seed=job.config.seed,
         memory=MemoryPlan(training.checkpointing, training.channels_last, training.frozen),
+        group=job.group,
         on_event=on_event,
         should_stop=should_stop,
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +23,7 @@ from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import Score, changes, scores
 from erase.evaluation.panel import Panel
 from erase.evaluation.rows import ARMS, Arm, Row, read_rows, reported_judge
-from erase.events import OnEvent, Saved, Scored, ShouldStop, Warned
+from erase.events import OnEvent, Saved, Scored, ShouldStop, Warned, ignore
 from erase.models import Model, model_hash, put_tensors
 from erase.report.html import write_html
 from erase.report.schema import (
@@ -191,3 +192,17 @@ def listed(plan: JudgePlan) -> list[dict[str, Any]]:
         {"role": file.role, "name": file.path.name, "prompts": len(file.lines), "sha256": file.sha256}
         for file in plan.files
     ]
+
+
+def assist(
+    plan: JudgePlan,
+    model: Model,
+    arms: dict[Arm, dict[str, Tensor]],
+    request: Request,
+    should_stop: ShouldStop,
+    *,
+    judged: bool,
+) -> None:
+    """What the other processes do while the main one is in `report_run`: their share of the pictures, kept nowhere."""
+    with TemporaryDirectory(prefix="erase-") as scratch:
+        (judge_run if judged else draw_pairs)(plan, model, arms, request, Path(scratch), ignore, should_stop)

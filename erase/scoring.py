@@ -14,6 +14,7 @@ from torch import Tensor
 
 from erase import runs
 from erase.concept import Request, specimens
+from erase.distributed import ALONE, Group
 from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judge import JudgeSpec, check_kind
@@ -43,8 +44,9 @@ class JudgePlan:
     """How a run is judged. `cache`, a folder, keeps pictures of the base model for the next run with the same plan.
 
     `hp_id` names the run's method and settings in its rows (`content_hash` of them). `roles` are further ones of the
-    world, `files` prompts that take their role's place, `judges` those beside the world's. `inception`, a
-    checked file, adds FID and KID. `hiding` is what a baseline does to prompts after.
+    world, `files` prompts that take their role's place, `judges` those beside the world's. `inception`, a checked
+    file, adds FID and KID. `hiding` is what a baseline does to prompts after. The processes of a `group` share the
+    drawing and the looking; each has all rows in the end, and writes what it is told to.
     """
 
     run_id: str
@@ -61,6 +63,7 @@ class JudgePlan:
     judges: tuple[JudgeSpec, ...] = ()
     inception: Path | None = None
     hiding: Hiding | None = None
+    group: Group = ALONE
 
 
 def open_panel(plan: JudgePlan, model: Model, request: Request) -> Panel:
@@ -121,7 +124,7 @@ def judge_run(
             plan.seed,
             plan.hp_id,
         )
-        found, drawn[arm] = _judge_arm(model, judges, asks, arm, setting, plan.cache, folder, on_event, should_stop)
+        found, drawn[arm] = _judge_arm(model, judges, asks, arm, setting, plan, folder, on_event, should_stop)
         rows += found
     for row in rows:
         if row["arm"] == "after":
@@ -155,6 +158,7 @@ def draw_pairs(
             on_event=on_event,
             should_stop=should_stop,
             what=f"sampling {arm}",
+            group=plan.group,
         )
         for number, image in enumerate(drawn):
             write_png(folder / _place(arm, number), image)
@@ -182,25 +186,29 @@ def _judge_arm(
     asks: list[Ask],
     arm: Arm,
     setting: Setting,
-    cache: Path | None,
+    plan: JudgePlan,
     folder: Path,
     on_event: OnEvent,
     should_stop: ShouldStop,
 ) -> tuple[list[Row], Drawn]:
     drawn = pictures(asks)
     shots = [Shot(a.prompt, a.prompt_id, a.seed) for a in drawn]
-    own = [a.guidance for a in drawn]
+    own, group, cache = [a.guidance for a in drawn], plan.group, plan.cache
     kept = (
         None if cache is None or arm != "before" else cache / f"{pictures_key(model, setting, shots, own)}.safetensors"
     )
-    known = None if kept is None else read_pictures(kept, len(shots), model.picture_shape)
+    known = None
+    if kept is not None:
+        known = group.on_main(lambda: read_pictures(kept, len(shots), model.picture_shape))
     if known is None:
-        images, lost = _draw(model, shots, own, arm, setting, on_event, should_stop)
-        if kept is not None:
+        images, lost = _draw(model, shots, own, arm, setting, group, on_event, should_stop)
+        if kept is not None and group.main:
             _keep(kept, images, lost, on_event)
     else:
         images, lost = known
-    looks = judges.look(images, [a.prompt for a in drawn])
+    each = -(-len(drawn) // group.size)
+    part = slice(group.rank * each, (group.rank + 1) * each)
+    looks = sum(group.gather(judges.look(images[part], [a.prompt for a in drawn[part]])), [])
     seen: dict[tuple[str, int], tuple[dict[str, Any], str, str, str]] = {}
     by_ask: Drawn = {}
     for number, (ask, shot, image, look) in enumerate(zip(drawn, shots, images, looks, strict=True)):
@@ -222,6 +230,7 @@ def _draw(
     own: list[float | None],
     arm: Arm,
     setting: Setting,
+    group: Group,
     on_event: OnEvent,
     should_stop: ShouldStop,
 ) -> tuple[list[np.ndarray], set[int]]:
@@ -241,6 +250,7 @@ def _draw(
             on_event=on_event,
             should_stop=should_stop,
             what=f"sampling {arm}",
+            group=group,
         )
         images |= dict(zip(places, drawn, strict=True))
         lost |= {places[i] for i in broke}

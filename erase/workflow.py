@@ -17,6 +17,7 @@ from erase.attacks.table import ATTACKS
 from erase.check import check_judging, check_variant, named_request
 from erase.concept import title
 from erase.config import Config, first_model, is_world, run_folders, to_yaml
+from erase.distributed import ALONE, Group
 from erase.erasing import baseline_run, edit_run, train_run
 from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import Arm
@@ -46,8 +47,8 @@ from erase.prepare import (
 )
 from erase.report.card import write_card
 from erase.report.html import without_paths
-from erase.reporting import add_attacks, judged_before, report_run, rescore_run
-from erase.runtime import command, output_folder, pick_device, sweep, user_path, write_png
+from erase.reporting import add_attacks, assist, judged_before, report_run, rescore_run
+from erase.runtime import command, output_folder, sweep, user_path, write_png
 from erase.sampling import Shot, sample
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
 
@@ -55,42 +56,56 @@ RUNS = Path("runs")
 
 
 def erase(
-    config: Config, on_event: OnEvent = ignore, should_stop: ShouldStop = never, cache: Path | None = None
+    config: Config,
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+    cache: Path | None = None,
+    group: Group = ALONE,
 ) -> Path:
     """Train, judge and report one run; return its folder.
 
     Everything given is checked before the folder is made. `cache` is a folder that keeps the base model's pictures for
-    other runs judged alike. Raises `InputError` for what cannot be used, `Interrupted` after a stop (the folder can be
-    resumed), `EraseError` for a run that failed or changed nothing.
+    other runs judged alike. Of a `group` every process calls this alike; the main one writes and tells. Raises
+    `InputError` for what cannot be used, `Interrupted` after a stop (the folder can be resumed), `EraseError` for a run
+    that failed or changed nothing.
     """
-    job = prepare(config, pick_device(config.device), cache, on_event, should_stop)
+    on_event = on_event if group.main else ignore
+    job = prepare(config, group.device(config.device), cache, on_event, should_stop, group)
     stored = to_yaml(job.config)
     if config.output:
-        folder = runs.claim_folder(user_path(config.output), stored)
+        folder = group.on_main(lambda: runs.claim_folder(user_path(str(config.output)), stored))
     else:
-        folder = runs.new_folder(RUNS, job.request.title, job.config.method.name, stored)
+        folder = group.on_main(lambda: runs.new_folder(RUNS, job.request.title, job.config.method.name, stored))
     return _complete(job, folder, on_event, should_stop)
 
 
 def resume(
-    folder: Path, on_event: OnEvent = ignore, should_stop: ShouldStop = never, cache: Path | None = None
+    folder: Path,
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+    cache: Path | None = None,
+    group: Group = ALONE,
 ) -> Path:
-    """Go on with a run that was stopped, from its last checkpoint and with its own settings; raises as `erase` does."""
+    """Go on with a run that was stopped, from its last checkpoint and with its own settings; raises as `erase` does.
+
+    As many processes as divide its batch may go on with it, however many began it.
+    """
+    on_event = on_event if group.main else ignore
     folder = user_path(folder)
     config = stored_config(folder)
-    if (folder / runs.DONE).exists():
+    if group.on_main((folder / runs.DONE).exists):
         on_event(Warned(text=f"{folder} is finished already; nothing to do"))
         return folder
-    sweep(folder)
-    device, warnings = stored_device(config)
-    job = prepare(config, device, cache, on_event, should_stop)
+    group.on_main(lambda: sweep(folder))
+    device, warnings = stored_device(config, group)
+    job = prepare(config, device, cache, on_event, should_stop, group)
     return _complete(replace(job, warnings=warnings + job.warnings), folder, on_event, should_stop)
 
 
 def _complete(job: Job, folder: Path, on_event: OnEvent, should_stop: ShouldStop) -> Path:
     """All that a run's folder is still to get, `DONE` last."""
-    config, model = job.config, job.model
-    log = runs.EventLog(folder, on_event)
+    config, model, group = job.config, job.model, job.group
+    log = runs.EventLog(folder, on_event) if group.main else ignore
     for text in job.warnings:
         log(Warned(text=text))
     arms = _weights(job, folder, log, should_stop)
@@ -100,10 +115,14 @@ def _complete(job: Job, folder: Path, on_event: OnEvent, should_stop: ShouldStop
     elif not judged:
         text = "no judge is named for this model, so the report has pictures and no scores; later: "
         log(Warned(text=text + command("eval", folder, "--judge", "clip")))
-    plan = judge_plan(config, folder.name, job.cache)
-    report_run(plan, config.model_dump(), model, arms, job.request, folder, log, should_stop, judged=judged)
-    runs.finish(folder)
-    log(Finished(folder=folder))
+    plan = replace(judge_plan(config, folder.name, job.cache), group=group)
+    if group.main:
+        report_run(plan, config.model_dump(), model, arms, job.request, folder, log, should_stop, judged=judged)
+        runs.finish(folder)
+        log(Finished(folder=folder))
+    else:
+        assist(plan, model, arms, job.request, should_stop, judged=judged)
+    group.wait()
     return folder
 
 
@@ -116,7 +135,7 @@ def _title(job: Job) -> str:
 def _weights(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> dict[Arm, dict[str, Tensor]]:
     """The changed subset's tensors before and after: those that the folder has, or edited, or trained now."""
     config = job.config
-    if (folder / runs.MODEL).is_file():  # all that was left is to judge
+    if job.group.on_main((folder / runs.MODEL).is_file):  # all that was left is to judge
         rounds = 0 if edits(config) else config.turns.rounds
         log(Started(folder=folder, total=0, first=rounds, model=_title(job)))
         runs.read_guards(folder)
@@ -128,11 +147,16 @@ def _weights(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> d
         return _train(job, folder, about, of, log, should_stop)
     log(Started(folder=folder, total=0, model=_title(job)))
     asked, method = config.evaluate, config.method
+    if not job.group.main:  # a closed form is solved once, and takes seconds
+        job.group.wait()
+        return put_trained(folder, config, job.model)
     if method.name in BASELINES:
         source = open_gold(config, job.model) if method.source else None
         made = BASELINES[method.name], method.parameters, config.seed, source
-        return baseline_run(job.model, *made, about=about, folder=folder, on_event=log)
-    return edit_run(
+        arms = baseline_run(job.model, *made, about=about, folder=folder, on_event=log)
+        job.group.wait()
+        return arms
+    arms = edit_run(
         job.model,
         job.request,
         edit_plan(config),
@@ -142,6 +166,8 @@ def _weights(job: Job, folder: Path, log: OnEvent, should_stop: ShouldStop) -> d
         folder=folder,
         on_event=log,
     )
+    job.group.wait()
+    return arms
 
 
 def _train(
@@ -178,11 +204,14 @@ def evaluate(
     should_stop: ShouldStop = never,
     cache: Path | None = None,
     asked: Mapping[str, Any] | None = None,
+    group: Group = ALONE,
 ) -> list[dict[str, Any]]:
     """Judge a trained run again (or for the first time) and rewrite its report; return the scores.
 
     `asked` changes settings of judging for this time, by dotted path ("evaluate.judges"); `cache` as for `erase`.
+    Of a `group` every process calls this alike, and the main one alone has the scores.
     """
+    on_event = on_event if group.main else ignore
     config = stored_config(folder, finished=True, asked={"evaluate.skip": False, **(asked or {})})
     runs.read_guards(folder)
     first = first_model(config.model)
@@ -193,14 +222,19 @@ def evaluate(
         )
     told = check_judging(config, named_request(config))
     cache = None if cache is None else output_folder(user_path(cache))
-    device, warnings = stored_device(config)
+    device, warnings = stored_device(config, group)
     model, arms = load_run(folder, config, device, on_event)
     request = prepare_request(config, model)
-    log = runs.EventLog(folder, on_event)
-    for text in told + warnings:
-        log(Warned(text=text))
-    plan = judge_plan(config, folder.name, cache)
-    return report_run(plan, config.model_dump(), model, arms, request, folder, log, should_stop, judged=True)
+    plan, scores = replace(judge_plan(config, folder.name, cache), group=group), []
+    if group.main:
+        log = runs.EventLog(folder, on_event)
+        for text in told + warnings:
+            log(Warned(text=text))
+        scores = report_run(plan, config.model_dump(), model, arms, request, folder, log, should_stop, judged=True)
+    else:
+        assist(plan, model, arms, request, should_stop, judged=True)
+    group.wait()
+    return scores
 
 
 def check_attacks(config: Config, level: str, names: Sequence[str] = ()) -> None:
@@ -257,16 +291,21 @@ def generate(
     variant: str | None = None,
     on_event: OnEvent = ignore,
     should_stop: ShouldStop = never,
+    group: Group = ALONE,
 ) -> list[Path]:
-    """Sample each prompt at each seed from a model or a run; return the PNG files in `output`."""
+    """Sample each prompt at each seed from a model or a run; return the PNG files in `output`.
+
+    Of a `group` each process draws its part, and the main one writes them all.
+    """
+    on_event = on_event if group.main else ignore
     check_variant(source, variant)
     output_folder(output)
     named = [(p, s) for p in prompts for s in seeds]
     paths = [output / f"{number:04d}-seed{seed}.png" for number, (_, seed) in enumerate(named)]
-    taken = [path for path in paths if path.exists()]
+    taken = group.on_main(lambda: [path for path in paths if path.exists()])
     if taken:
         raise InputError(f"output {taken[0]} exists; name a new folder, or remove the pictures in it")
-    place, run = pick_device(device), user_path(source)
+    place, run = group.device(device), user_path(source)
     if run_folders(source):
         model, _ = load_run(run, stored_config(run, finished=True), place, on_event)
     else:
@@ -274,9 +313,12 @@ def generate(
     for text in too_long(model, prompts):
         on_event(Warned(text=text))
     shots = [Shot(prompt, prompt, seed) for prompt, seed in named]
-    pictures = sample(model, shots, steps=steps, guidance=guidance, on_event=on_event, should_stop=should_stop)
-    for path, picture in zip(paths, pictures, strict=True):
+    pictures = sample(
+        model, shots, steps=steps, guidance=guidance, group=group, on_event=on_event, should_stop=should_stop
+    )
+    for path, picture in zip(paths, pictures if group.main else [], strict=group.main):
         write_png(path, picture)
+    group.wait()
     return paths
 
 

@@ -175,7 +175,7 @@ def test_errors_end_with_their_code_and_no_traceback(error, code, said, workflow
 
 
 def test_a_stopped_run_says_how_to_go_on(workflow, capsys, monkeypatch):
-    def stopped(config, on_event, should_stop):
+    def stopped(config, on_event, should_stop, group):
         on_event(Started(folder=Path("runs/x"), total=4))
         os.kill(os.getpid(), signal.SIGINT)
         assert should_stop()
@@ -188,7 +188,7 @@ def test_a_stopped_run_says_how_to_go_on(workflow, capsys, monkeypatch):
 
 
 def test_the_second_interrupt_quits_at_once(workflow, capsys, monkeypatch):
-    def stubborn(config, on_event, should_stop):
+    def stubborn(config, on_event, should_stop, group):
         on_event(Started(folder=Path("runs/x"), total=4))
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -267,7 +267,7 @@ def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, ca
 
 
 def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monkeypatch):
-    def stopped(folder, on_event, should_stop):
+    def stopped(folder, on_event, should_stop, group):
         os.kill(os.getpid(), signal.SIGINT)
         return [SCORE]
 
@@ -275,7 +275,7 @@ def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monk
     assert main(["eval", "runs/x"]) == 130
     assert capsys.readouterr().out == ""
 
-    def early(folder, on_event, should_stop):
+    def early(folder, on_event, should_stop, group):
         raise Interrupted("stopped while sampling after, 16 of 60 pictures done")
 
     monkeypatch.setattr(workflow, "evaluate", early)

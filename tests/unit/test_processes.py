@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from erase.cli import main
 from erase.distributed import ALONE, NUMBERS, Group, half_launched, hushed, last_words, launched
 from erase.errors import InputError
 from erase.sampling import dealt
@@ -34,6 +35,14 @@ def test_a_process_knows_its_number_from_any_launcher(names, monkeypatch):
     launch(monkeypatch, 3, 4, names)
     assert launched() == Group(3, 4, 3)
     assert not launched().main
+
+
+@pytest.mark.parametrize(("rank", "size", "said"), [("x", 2, "no whole number in RANK"), (2, 2, "2 of 2")])
+def test_a_launcher_that_numbers_wrong_is_one_line(rank, size, said, monkeypatch, capsys):
+    launch(monkeypatch, rank, size)
+    assert main(["list", "methods"]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
 
 
 def test_shares_are_equal_disjoint_and_all_of_a_step():
@@ -87,6 +96,12 @@ def test_an_error_that_all_meet_is_said_once(monkeypatch):
     assert last_words("wrong", False, False) == "process 1: wrong"  # another machine's files
     assert last_words("stopped", True, False) is None
     assert last_words("lost", False, True) is None
+
+
+def test_what_is_one_process_is_refused_under_a_launcher(monkeypatch, capsys):
+    launch(monkeypatch, 0, 2)
+    assert main(["list", "methods"]) == 2
+    assert "erase list is one process" in capsys.readouterr().err
 
 
 def test_accelerate_that_started_one_process_is_told_of(monkeypatch):
