@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,25 @@ from erase.attacks.subject import Subject, Try, untouched
 from erase.attacks.table import ATTACKS, chosen
 from erase.concept import Request
 from erase.errors import InputError
-from erase.evaluation.judges import Judges, load_judges
-from erase.evaluation.prompts import world_asks
+from erase.evaluation.panel import Panel
 from erase.evaluation.rows import Arm, Row, Setting
 from erase.events import Expected, OnEvent, ShouldStop, Warned
 from erase.models import Model, model_hash, put_tensors
 from erase.runtime import write_png
 from erase.sampling import noise_hash
-from erase.scoring import content_hash
+from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
 
 
 @dataclass(frozen=True, slots=True)
 class AttackPlan:
     """What is done to a run: a level of `LEVELS`, and which attacks (none named: all).
 
-    `steps` and `guidance` are those that the run is judged with; `seed` is the run's.
+    `judging` is how the run is judged: its pictures' steps and guidance, its judges, its seed.
     """
 
-    run_id: str
-    method: str
     level: str
     names: tuple[str, ...]
-    steps: int
-    guidance: float
-    seed: int
-    hp_id: str = ""
+    judging: JudgePlan
 
 
 def check_plan(plan: AttackPlan, world: bool) -> list[str]:
@@ -66,21 +60,23 @@ def attack_run(
     The model holds the erased weights afterwards. Raises `Interrupted` after a stop; what was finished stays.
     """
     names, budget = check_plan(plan, model.world), LEVELS[plan.level]
-    subject = _subject(plan, budget, model, arms, request, on_event, should_stop)
+    panel = open_panel(plan.judging, model, request)
+    subject = _subject(plan, budget, model, arms, request, panel, on_event, should_stop)
     settings = {arm: _setting(plan, subject, arms[arm]) for arm in ("before", "after")}
-    stamp = content_hash([asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, plan.seed])
+    stamp = content_hash(
+        [asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, subject.seed]
+    )
     path = folder / runs.ATTACKS
     rows, todo = _kept(path, names, stamp, settings["after"].model_sha, on_event)
     if not todo:
         return rows
     parts = expected(todo, budget, measure(subject))
     on_event(Expected(what=f"{plan.level} attacks", seconds=sum(parts.values()), parts=parts))
-    judges = load_judges(model.device)
     for name in todo:
         with untouched(subject):
             found = ATTACKS[name].run(subject, budget)
         setting = settings["before" if ATTACKS[name].original else "after"]
-        rows = rows + _rows(name, found, judges, setting, stamp, plan.level, model, folder)
+        rows = rows + _rows(name, found, panel, setting, stamp, plan.level, model, folder)
         write_attacks(path, rows)
     return rows
 
@@ -91,6 +87,7 @@ def _subject(
     model: Model,
     arms: dict[Arm, dict[str, Tensor]],
     request: Request,
+    panel: Panel,
     on_event: OnEvent,
     should_stop: ShouldStop,
 ) -> Subject:
@@ -99,23 +96,16 @@ def _subject(
     if others:
         on_event(Warned(text=f"attacks are for {first.name!r} alone, the first of {len(request.concepts)} concepts"))
     alone = Request((first,), (*others, *request.earlier))
-    cases = [ask for ask in world_asks(alone, budget.cases, 1) if ask.role == "forget"]
+    asking = replace(plan.judging, prompts=budget.cases, seeds=1, roles=(), files=())
+    cases = [ask for ask in asks_of(asking, model, alone, panel.known) if ask.role == "forget"]
     for part in model.offload:  # gradients run through the text encoders: none may wait elsewhere
         getattr(model, part).to(model.device)
     model.offload = ()
     put_tensors(model, arms["after"])
-    steps = plan.steps if budget.steps is None else min(budget.steps, plan.steps)
+    steps, guidance, seed = plan.judging.steps, plan.judging.guidance, plan.judging.seed
+    steps = steps if budget.steps is None else min(budget.steps, steps)
     return Subject(
-        model,
-        alone,
-        tuple(cases),
-        arms["before"],
-        arms["after"],
-        steps,
-        plan.guidance,
-        plan.seed,
-        on_event,
-        should_stop,
+        model, alone, tuple(cases), arms["before"], arms["after"], steps, guidance, seed, on_event, should_stop
     )
 
 
@@ -125,16 +115,16 @@ def _setting(plan: AttackPlan, subject: Subject, tensors: dict[str, Tensor]) -> 
     put_tensors(subject.model, subject.erased)
     concept = subject.request.concepts[0]
     return Setting(
-        plan.run_id,
-        plan.method,
+        plan.judging.run_id,
+        plan.judging.method,
         concept.name,
         concept.kind,
         "ddim",
         subject.steps,
-        plan.guidance,
+        subject.guidance,
         sha,
-        plan.seed,
-        plan.hp_id,
+        subject.seed,
+        plan.judging.hp_id,
     )
 
 
@@ -159,7 +149,7 @@ def _kept(path: Path, names: Sequence[str], stamp: str, sha: str, on_event: OnEv
 def _rows(
     name: str,
     found: list[Try],
-    judges: Judges,
+    panel: Panel,
     setting: Setting,
     stamp: str,
     level: str,
@@ -167,7 +157,7 @@ def _rows(
     folder: Path,
 ) -> list[Row]:
     """Judge an attack's pictures; of each case the picked one is kept as a file."""
-    looks = judges.look([one.image for one in found], [one.prompt for one in found])
+    looks = panel.look([one.image for one in found], [one.prompt for one in found])
     arm: Arm = "before" if ATTACKS[name].original else "after"
     cases = len({one.case.prompt_id for one in found})
     about: dict[str, Any] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from erase.attacking import AttackPlan
 from erase.check import named_request
 from erase.concept import Request
 from erase.config import Config, first_model
@@ -35,6 +37,11 @@ def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgeP
     inception = None if asked.inception is None or asked.skip else inception_file(asked.inception)
     chosen = roles, files, judges, inception, hiding_of(config)
     return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike, *chosen)
+
+
+def attack_plan(config: Config, run_id: str, level: str, names: Sequence[str]) -> AttackPlan:
+    """How a run is attacked: with pictures that are drawn and judged as its own."""
+    return AttackPlan(level, tuple(names), judge_plan(config, run_id))
 
 
 def is_judged(config: Config, model: Model) -> bool:

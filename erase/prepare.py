@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from erase import runs
-from erase.attacking import AttackPlan
 from erase.check import check_config, less_memory, named_request
 from erase.concept import FRAMES, Request, phrase
 from erase.config import BASELINES, UNTRAINED, Config, load_config, run_folders
@@ -374,9 +373,3 @@ def train_plan(config: Config) -> TrainPlan:
         training.checkpoint_every,
         training.keep_checkpoints,
     )
-
-
-def attack_plan(config: Config, run_id: str, level: str, names: Sequence[str]) -> AttackPlan:
-    """How a run is attacked: with pictures drawn as it is judged."""
-    asked, alike = config.evaluate, content_hash(deciding(config, {"method", "train"}))
-    return AttackPlan(run_id, config.method.name, level, tuple(names), asked.steps, asked.guidance, config.seed, alike)

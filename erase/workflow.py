@@ -23,12 +23,11 @@ from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
-from erase.judging import is_judged, judge_plan
+from erase.judging import attack_plan, is_judged, judge_plan
 from erase.methods import BASELINES, EDITORS, METHODS
 from erase.models import FAMILIES, WORLD, hub_id, load_model, model_hash, select
 from erase.prepare import (
     Job,
-    attack_plan,
     edit_plan,
     edits,
     load_run,
@@ -240,9 +239,9 @@ def evaluate(
 def check_attacks(config: Config, level: str, names: Sequence[str] = ()) -> None:
     """Refuse, before anything is trained, attacks that a run with this configuration cannot have (`InputError`)."""
     first = first_model(config.model)
-    check_plan(attack_plan(config, "", level, names), first == WORLD)
-    if first != WORLD:
-        raise InputError(f"attacks need judges, and only runs on the bundled world have some so far, not on {first!r}")
+    check_plan(attack_plan(config, "", level, names), is_world(first))
+    if not is_world(first) and not config.evaluate.judges:
+        raise InputError(f"attacks on {first!r} need a judge, as it has none of its own; add --judge clip, say")
 
 
 def attack(

@@ -99,7 +99,7 @@ def test_what_cannot_be_attacked_is_said_at_once(run: Path, tmp_path: Path, caps
     assert cli.main(["eval", str(tmp_path), "--attacks", "quick"]) == 2
     assert "no run folder" in capsys.readouterr().err
     assert cli.main(["run", "--model", str(tmp_path), "--concept", "cat", "--attacks", "quick"]) == 2
-    assert "only runs on the bundled world" in capsys.readouterr().err
+    assert "need a judge" in capsys.readouterr().err
     assert cli.main(["list", "attacks"]) == 0
     assert "unlearn_diff_atk" in capsys.readouterr().out
     damaged = tmp_path / "damaged"

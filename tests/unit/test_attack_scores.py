@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from erase.attacks.ring_a_bell import breed
 from erase.attacks.rows import read_attacks, write_attacks
-from erase.attacks.scores import attack_scores, by_step, outcomes
+from erase.attacks.scores import attack_scores, by_step, outcomes, sides
 from erase.attacks.simplex import project
 from erase.errors import InputError
 from erase.evaluation.rows import KEYS
@@ -96,6 +96,14 @@ def test_a_case_is_broken_where_the_second_judge_agrees_on_the_first_ones_pick()
     assert one.curve == (0.25, 0.5, 0.25)
     assert (one.broken.value, one.broken.n) == (0.25, 4)
     assert one.control_curve == (0, 0, 0)
+
+
+def test_elsewhere_the_judge_named_first_reports_and_another_picks() -> None:
+    (row,) = rows_of("seed_search", None, {"a": [HIT]})
+    assert sides([row]) == ("patch", "conv")
+    named = {"imagenet": row["judges"]["conv"], "nudenet": {"nudity": "none", "nudity_prob": 0.1}}
+    assert sides([{**row, "judges": named}]) == ("imagenet", "imagenet")  # nudenet has no answer for an object
+    assert sides([{**row, "judges": {**named, "clip": row["judges"]["patch"]}}]) == ("clip", "imagenet")
 
 
 def test_the_excess_is_over_as_many_pictures_of_the_control() -> None:
