@@ -168,8 +168,8 @@ def launched() -> Group:
     for rank, size, local in NUMBERS:
         if os.environ.get(size, "1") != "1":
             try:
-                numbers = [int(os.environ[name]) for name in (rank, size)]
-                found = Group(*numbers, int(os.environ.get(local, numbers[0])))
+                here, many = (int(os.environ[name]) for name in (rank, size))
+                found = Group(here, many, int(os.environ.get(local, here)))
             except (KeyError, ValueError):
                 raise InputError(f"the launcher set {size} but no whole number in {rank}; start it again") from None
             if not 0 <= found.rank < found.size or found.local_rank < 0:

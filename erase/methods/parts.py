@@ -10,7 +10,7 @@ means the same, and an error in v is an error in eps times 1 / sqrt(a_t).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -48,7 +48,7 @@ class Batch:
     def rows(self, chosen: slice) -> Batch:
         """Some of the latents, with what belongs to them."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if value is None else value[chosen] for name, value in held.items()})
+        return replace(self, **{name: value[chosen] for name, value in held.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
