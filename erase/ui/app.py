@@ -88,15 +88,21 @@ def _wire(
 
     made.load(recall, None, erasing.job, **QUICK)
 
-    def models() -> tuple[Any, Any]:
-        choices = gr.update(choices=roots.models_list())
-        return choices, choices
+    def models(job: str, right: str) -> tuple[Any, Any]:
+        choices = roots.models_list()
+        own = runs_page.source_of(job) if job else ""  # the run on show is what one comes to look at
+        wanted = {"value": own} if own in choices and right not in choices[1:] else {}
+        return gr.update(choices=choices), gr.update(choices=choices, **wanted)
+
+    def finished(job: str, chosen: str) -> Any:
+        choices = roots.runs_list(finished=True)
+        return gr.update(choices=choices, **({"value": job} if job in choices and chosen not in choices else {}))
 
     first, second, third, fourth = pages
-    second.select(models, None, [comparing.left, comparing.right], **QUICK).then(
+    second.select(models, [erasing.job, comparing.right], [comparing.left, comparing.right], **QUICK).then(
         comparing.show, comparing.right, comparing.view, **QUICK
     )
-    third.select(lambda: gr.update(choices=roots.runs_list(finished=True)), None, evaluating.run, **QUICK).then(
+    third.select(finished, [erasing.job, evaluating.run], evaluating.run, **QUICK).then(
         evaluating.show, evaluating.run, evaluating.view, **QUICK
     )
     fourth.select(lambda name: runs_page.page_of(site, name), listing.chosen, listing.view, **QUICK)
