@@ -16,8 +16,9 @@ from erase.attacks.rows import attack_row, read_attacks, write_attacks
 from erase.attacks.scores import picked
 from erase.attacks.subject import Subject, Try, untouched
 from erase.attacks.table import ATTACKS, chosen
-from erase.concept import Request
+from erase.concept import Concept, Request
 from erase.errors import InputError
+from erase.evaluation.judge import KINDS, JudgeSpec
 from erase.evaluation.panel import Panel
 from erase.evaluation.rows import Arm, Row, Setting
 from erase.events import Expected, OnEvent, ShouldStop, Warned
@@ -63,22 +64,40 @@ def attack_run(
     panel = open_panel(plan.judging, model, request)
     subject = _subject(plan, budget, model, arms, request, panel, on_event, should_stop)
     settings = {arm: _setting(plan, subject, arms[arm]) for arm in ("before", "after")}
+    guide = guide_of(panel, plan.judging.judges, subject.request.concepts[0])
+    named: list[Any] = [[spec.text() for spec in plan.judging.judges]] if plan.judging.judges else []
+    named += [asdict(model.hiding)] if model.hiding else []
     stamp = content_hash(
-        [asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, subject.seed]
+        [asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, subject.seed, *named]
     )
     path = folder / runs.ATTACKS
-    rows, todo = _kept(path, names, stamp, settings["after"].model_sha, on_event)
+    rows, todo = kept_rows(path, names, stamp, settings["after"].model_sha, on_event)
     if not todo:
         return rows
     parts = expected(todo, budget, measure(subject))
+    if guide is None:
+        text = "one judge picks and reports; only the control tells how far its false answers add up"
+        on_event(Warned(text=f"{text}; judge the run by another one too, say --judge clip"))
     on_event(Expected(what=f"{plan.level} attacks", seconds=sum(parts.values()), parts=parts))
     for name in todo:
         with untouched(subject):
             found = ATTACKS[name].run(subject, budget)
         setting = settings["before" if ATTACKS[name].original else "after"]
-        rows = rows + _rows(name, found, panel, setting, stamp, plan.level, model, folder)
+        rows = rows + _rows(name, found, panel, guide, setting, stamp, plan.level, model, folder)
         write_attacks(path, rows)
     return rows
+
+
+def guide_of(panel: Panel, specs: Sequence[JudgeSpec], concept: Concept) -> str | None:
+    """The judge that picks: another than the one that reports, that can tell the concept; None where there is none."""
+    if panel.world is not None:
+        return "patch"  # conv reports
+    kinds = {spec.name: KINDS[spec.kind] for spec in specs}
+    for judge in panel.others[1:]:  # the first one reports
+        known = judge.facts.get("classes of a name")
+        if concept.kind in kinds[judge.name] and (known is None or concept.name in known):
+            return judge.name
+    return None
 
 
 def _subject(
@@ -128,28 +147,39 @@ def _setting(plan: AttackPlan, subject: Subject, tensors: dict[str, Tensor]) -> 
     )
 
 
-def _kept(path: Path, names: Sequence[str], stamp: str, sha: str, on_event: OnEvent) -> tuple[list[Row], list[str]]:
+def kept_rows(path: Path, names: Sequence[str], stamp: str, sha: str, on_event: OnEvent) -> tuple[list[Row], list[str]]:
     """Rows that stay, and the names still to run: those without rows of this very plan and model.
 
     Rows of other attacks stay where they are of this model. One of a control that runs anew under another budget takes
-    the attacks that were compared with it along.
+    the attacks that were compared with it along, and these those that were compared with them.
     """
     rows = read_attacks(path)
     plans = {row["attack"]["name"]: row["attack"].get("plan") for row in rows}
+    controls = {row["attack"]["name"]: row["attack"]["control"] for row in rows}
     todo = [name for name in names if plans.get(name) != stamp]
     of_model = {row["attack"]["name"] for row in rows if row["arm"] == "before" or row["model_sha"] == sha}
     stale = {name for name in plans if name not in of_model} | set(todo)
-    stale |= {name for name in plans if name in ATTACKS and ATTACKS[name].control in stale and plans[name] != stamp}
+    while more := {n for n, c in controls.items() if c in stale and plans[n] != stamp} - stale:
+        stale |= more
     dropped = sorted(stale & set(plans))
     if dropped:
         on_event(Warned(text=f"set aside, as they had another budget or model: {', '.join(dropped)}"))
-    return [row for row in rows if row["attack"]["name"] not in stale], todo
+    alone = sorted(
+        n for n, c in controls.items() if n not in stale and c and c not in todo and c not in set(plans) - stale
+    )
+    if alone:
+        on_event(Warned(text=f"left without a control, attack anew to compare: {', '.join(alone)}"))
+    kept = [row for row in rows if row["attack"]["name"] not in stale]
+    if dropped and not todo:
+        write_attacks(path, kept)
+    return kept, todo
 
 
 def _rows(
     name: str,
     found: list[Try],
     panel: Panel,
+    guide: str | None,
     setting: Setting,
     stamp: str,
     level: str,
@@ -164,6 +194,7 @@ def _rows(
         "name": name,
         "budget": len(found) // cases,
         "control": ATTACKS[name].control,
+        "guide": guide or panel.others[0].name,
         "level": level,
         "plan": stamp,
     }

@@ -52,7 +52,7 @@ def read_attacks(path: Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: not a JSON object; remove the file to attack the run anew")

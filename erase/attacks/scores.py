@@ -7,13 +7,14 @@ not add up over many pictures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from erase.errors import InputError
 from erase.evaluation.metrics import Score, answer
 from erase.evaluation.paired import mcnemar, paired_difference
-from erase.evaluation.rows import KEYS, Row, reported_judge
+from erase.evaluation.rows import ARMS, KEYS, Row, reported_judge
 from erase.evaluation.statistics import Interval, proportion
 
 
@@ -36,33 +37,70 @@ class Outcome:
 
 
 def check_rows(rows: Sequence[Row]) -> None:
-    """Raises `InputError` where a row is none of an attack, or one picture of a case is missing or there twice."""
+    """Raises `InputError` where a row is none of an attack, or one picture of a case is missing or there twice.
+
+    One attack's rows are all seen by the same judges.
+    """
     seen: dict[tuple[str, str], list[int]] = {}
     budgets: dict[str, set[int]] = {}
+    judges: dict[str, tuple[str, str]] = {}
     for number, row in enumerate(rows, 1):
-        attack = row.get("attack")
-        lacking = [key for key in KEYS if key not in row]
-        if (
-            lacking
-            or not isinstance(attack, dict)
-            or not {"name", "budget", "step", "n_tried", "control"} <= set(attack)
-        ):
-            raise InputError(f"attacks: row {number} is no attack's row; attack the run again")
+        fault = _fault(row)
+        if fault:
+            raise InputError(f"attacks: row {number} is no attack's row ({fault}); attack the run again")
+        attack = row["attack"]
+        if judges.setdefault(attack["name"], sides([row])) != sides([row]):
+            raise InputError(f"attacks: {attack['name']} was seen by different judges; attack the run again")
         seen.setdefault((attack["name"], row["prompt_id"]), []).append(attack["n_tried"])
         budgets.setdefault(attack["name"], set()).add(attack["budget"])
     for (name, case), tried in seen.items():
-        budget = budgets[name]
-        if len(budget) > 1 or sorted(tried) != list(range(1, max(budget) + 1)):
+        budget = max(budgets[name])
+        if len(budgets[name]) > 1 or len(tried) != budget or sorted(tried) != list(range(1, budget + 1)):
             raise InputError(f"attacks: {name} on {case} lacks pictures or has some twice; attack the run again")
+
+
+def _fault(row: Row) -> str:
+    """What is wrong with a row by itself, "" for nothing: everything that a score reads has its type."""
+    attack = row.get("attack")
+    if not isinstance(attack, dict) or not all(key in row for key in KEYS):
+        return "keys are missing"
+    texts = {key: row[key] for key in ("prompt_id", "prompt", "domain", "image")}
+    texts |= {f"attack.{key}": attack.get(key) for key in ("name", "step")}
+    texts |= {f"attack.{key}": attack[key] for key in ("guide", "plan", "level") if key in attack}
+    if "control" not in attack or attack["control"] is not None:
+        texts["attack.control"] = attack.get("control")
+    for key, value in texts.items():
+        if not isinstance(value, str) or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            return f"{key} is no text"
+    for key in ("budget", "n_tried"):
+        if type(attack.get(key)) is not int or attack[key] < 1:  # True is an int as well
+            return f"attack.{key} is no number from 1"
+    if row["arm"] not in ARMS or not isinstance(row["valid"], bool):
+        return "arm or valid is neither of two"
+    domain, judges = row["domain"], row["judges"]
+    if not isinstance(row["expected"], dict) or not isinstance(row["expected"].get(domain), str):
+        return f"expected names no {domain}"
+    if not isinstance(judges, dict) or not judges or not all(isinstance(told, dict) for told in judges.values()):
+        return "judges are missing"
+    guide, final = sides([row])
+    if not all(isinstance(judges.get(name, {}).get(domain), str) for name in (guide, final)):
+        return f"judges have no answer for {domain}"
+    sure = judges[guide].get(f"{domain}_prob")
+    known = isinstance(sure, int | float) and not isinstance(sure, bool) and math.isfinite(sure)
+    return "" if known else f"judge {guide} gives no probability"
 
 
 def sides(rows: Sequence[Row]) -> tuple[str, str]:
     """The judge that picks and the one that reports: of the world's `patch` and `conv`.
 
-    Elsewhere the first that was named reports, and the next with an answer for the concept's domain picks; where there
-    is no other, one judge does both, and only the control tells how far its false answers add up.
+    Elsewhere the first that was named reports, and the `guide` that the rows name picks, the next judge that can tell
+    the concept. Where there is no other, one judge does both, and only the control tells how far its false answers add
+    up. Rows that name none have the next with any answer for the concept's domain.
     """
     final, domain = reported_judge(rows), rows[0]["domain"]
+    guide = (rows[0].get("attack") or {}).get("guide")
+    if guide is not None:
+        return guide, final
     able = [name for name, told in rows[0]["judges"].items() if name != final and f"{domain}_prob" in told]
     return (able or [final])[0], final
 

@@ -9,17 +9,21 @@ import matplotlib
 from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from pydantic import TypeAdapter, ValidationError
 
 from erase import runs
 from erase.attacks.rows import read_attacks
 from erase.attacks.scores import Outcome, by_step, is_broken, outcomes, picked
 from erase.attacks.table import ATTACKS
+from erase.errors import InputError, printable
 from erase.evaluation.rows import Row
 from erase.evaluation.statistics import Interval
 from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg
+from erase.report.schema import Inside
 
 ATTACKED = "attack."  # begins the names of attacks' scores
 SHOWN, HITS = 8, 24
+INSIDE: TypeAdapter[str] = TypeAdapter(Inside)
 Embed = Callable[[Path], tuple[str, bool]]
 
 TEMPLATE = """<section><h2>Does it come back?</h2>
@@ -55,13 +59,19 @@ def attack_section(folder: Path, embed: Embed) -> str:
     found = [one for one in outcomes(rows) if one.excess]
     values = {
         "cases": _count(len({row["prompt_id"] for row in rows if not _audit(row)})),
-        "rows": [_row(one) for one in sorted(found, key=lambda one: list(ATTACKS).index(one.name))],
+        "rows": [_row(one) for one in sorted(found, key=_place)],
         "curves": Markup(curves_svg([one for one in found if one.budget > 1])),
         "words": _words(rows),
         "pictures": _pictures(rows, folder, embed),
         "doses": _doses(rows, [one.name for one in found if one.budget > 1]),
     }
     return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
+
+
+def _place(one: Outcome) -> tuple[bool, int, str]:
+    """The table's order; a name that it does not have, from another version, comes last."""
+    known = one.name in ATTACKS
+    return not known, list(ATTACKS).index(one.name) if known else 0, one.name
 
 
 def curves_svg(found: Sequence[Outcome]) -> str:
@@ -77,7 +87,7 @@ def curves_svg(found: Sequence[Outcome]) -> str:
             counts = range(1, one.budget + 1)
             axes.plot(counts, one.control_curve, color=BEFORE, linestyle="--", marker="o", markersize=3)
             axes.plot(counts, one.curve, color=AFTER, marker="D", markersize=3)
-            axes.set_title(title(one.name), loc="left", fontsize=10)
+            axes.set_title(title(one.name), loc="left", fontsize=10, parse_math=False)
             axes.set_ylim(-0.04, 1.04)
             axes.set_xticks([1, one.budget])
             axes.grid(alpha=0.35, linewidth=0.6)
@@ -148,10 +158,17 @@ def _pictures(rows: Sequence[Row], folder: Path, embed: Embed) -> list[dict[str,
     turns = [row for turn in range(SHOWN) for found in hits.values() for row in found[turn : turn + 1]]
     shown = []
     for row in turns[:SHOWN]:
-        data, tiny = embed(folder / row["image"]) if row["image"] else ("", False)
+        data, tiny = embed(folder / _inside(row["image"])) if row["image"] else ("", False)
         name, step = title(row["attack"]["name"]), row["attack"]["step"]
         shown.append({"name": name, "prompt": row["prompt"], "step": step, "data": data, "tiny": tiny})
     return shown
+
+
+def _inside(path: str) -> str:
+    try:
+        return INSIDE.validate_python(path)
+    except ValidationError:
+        raise InputError(f"{runs.ATTACKS}: image {printable(path)[:80]!r} is not inside the run folder") from None
 
 
 def _doses(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, str]]:

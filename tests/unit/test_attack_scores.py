@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,17 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from erase.attacking import guide_of, kept_rows
 from erase.attacks.ring_a_bell import breed
 from erase.attacks.rows import read_attacks, write_attacks
 from erase.attacks.scores import attack_scores, by_step, outcomes, sides
 from erase.attacks.simplex import project
+from erase.concept import Concept
 from erase.errors import InputError
+from erase.evaluation.judge import parse_judges
+from erase.evaluation.panel import Panel
 from erase.evaluation.rows import KEYS
+from erase.events import Event
 from erase.report.attacks import attack_section
 
 
@@ -106,6 +112,64 @@ def test_elsewhere_the_judge_named_first_reports_and_another_picks() -> None:
     assert sides([{**row, "judges": {**named, "clip": row["judges"]["patch"]}}]) == ("clip", "imagenet")
 
 
+def test_the_guide_is_another_judge_that_can_tell_the_concept() -> None:
+    facts = {"imagenet": {"classes of a name": {"cat": [281]}}}
+
+    def guide(given: list[str], name: str, kind: Any = "object") -> str | None:
+        specs = parse_judges(given)
+        others = tuple(SimpleNamespace(name=s.name, facts=facts.get(s.kind, {})) for s in specs)
+        return guide_of(Panel(None, others, None), specs, Concept(name, kind))  # type: ignore[arg-type]
+
+    assert guide(["clip", "imagenet"], "cat") == "imagenet"
+    assert guide(["clip", "imagenet"], "dragon") is None
+    assert guide(["clip", "imagenet", "nudenet", "clip:model=ViT-L-14"], "dragon") == "clip-2"
+    assert guide(["imagenet", "clip"], "cat") == "clip"
+    assert guide(["clip"], "cat") is None
+    assert guide(["clip", "imagenet", "nudenet"], "nudity", "nudity") == "nudenet"
+    world = Panel(SimpleNamespace(), ())  # type: ignore[arg-type]
+    assert guide_of(world, (), Concept("cat")) == "patch"
+
+
+def test_rows_say_which_judge_picked() -> None:
+    (row,) = rows_of("seed_search", None, {"a": [HIT]})
+    told = row["judges"]["conv"]
+    named = {"clip": told, "imagenet": {"object": "tabby", "object_prob": 0.4}, "clip-2": told}
+    assert sides([{**row, "judges": named}]) == ("imagenet", "clip")  # from before rows said it
+    row |= {"judges": named, "attack": {**row["attack"], "guide": "clip-2"}}
+    assert sides([row]) == ("clip-2", "clip")
+    assert outcomes([row])[0].broken.value == 1
+
+
+def test_what_was_compared_with_a_stale_control_goes_with_it(tmp_path: Path) -> None:
+    path, said = tmp_path / "attacks.jsonl", []
+
+    def write(plans: dict[str, str]) -> None:
+        rows = []
+        for name, control in (("seed_search", None), ("benign", "seed_search"), ("relearning", "benign")):
+            if name in plans:
+                made = rows_of(name, control, {"a": [MISS]})
+                rows += [row | {"model_sha": "m", "attack": {**row["attack"], "plan": plans[name]}} for row in made]
+        write_attacks(path, rows)
+
+    def kept(names: list[str], sha: str = "m") -> tuple[set[str], list[str]]:
+        said.clear()
+        rows, todo = kept_rows(path, names, "new", sha, lambda event: said.append(event))
+        return {row["attack"]["name"] for row in rows}, todo
+
+    write(dict.fromkeys(("seed_search", "benign", "relearning"), "old"))
+    assert kept(["seed_search"]) == (set(), ["seed_search"])
+    assert "benign, relearning, seed_search" in texts(said)
+    write({"seed_search": "new", "benign": "old", "relearning": "old"})
+    assert kept(["seed_search"]) == ({"seed_search", "benign", "relearning"}, [])
+    write({"seed_search": "new", "relearning": "old"})
+    assert kept(["seed_search"]) == ({"seed_search", "relearning"}, [])
+    assert "without a control" in texts(said) and "relearning" in texts(said)
+
+
+def texts(said: list[Event]) -> str:
+    return " ".join(str(getattr(event, "text", "")) for event in said)
+
+
 def test_the_excess_is_over_as_many_pictures_of_the_control() -> None:
     cases = [f"case {i}" for i in range(8)]
     attack = rows_of("benign", "seed_search", {c: [HIT if i < 6 else MISS] * 2 for i, c in enumerate(cases)})
@@ -138,6 +202,55 @@ def test_rows_that_would_be_averaged_wrongly_are_refused() -> None:
         outcomes(attack + short)
     with pytest.raises(InputError, match="row 1 is no attack's row"):
         outcomes([{"attack": None}])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attack.budget", "x"), ("attack.budget", True), ("attack.budget", 10**12), ("attack.n_tried", None),
+        ("attack.n_tried", [1]), ("attack.name", ["benign"]), ("attack.control", 3), ("attack.step", None),
+        ("attack.guide", "nobody"), ("attack.guide", ["patch"]), ("attack.plan", {}), ("prompt_id", [1]),
+        ("prompt", None), ("prompt", "\ud800"), ("domain", {}), ("domain", "style"), ("image", 3), ("arm", []),
+        ("valid", "yes"), ("expected", "cat"), ("expected", {"object": None}), ("judges", "x"), ("judges", {}),
+        ("judges", {"patch": 3, "conv": 4}), ("judges", {"patch": {"object": "cat"}, "conv": {"object": "cat"}}),
+        ("judges", {"patch": {"object": "cat", "object_prob": float("nan")}, "conv": {"object": "cat"}}),
+        ("judges", {"patch": {"object": "cat", "object_prob": 1.0}, "conv": {"object": []}}),
+    ],
+)  # fmt: skip
+def test_hostile_rows_are_refused_in_a_line(tmp_path: Path, key: str, value: Any) -> None:
+    rows = rows_of("benign", None, {"a": [HIT], "b": [MISS]})
+    if key.startswith("attack."):
+        rows[1]["attack"][key.removeprefix("attack.")] = value
+    else:
+        rows[1][key] = value
+    path = tmp_path / "attacks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="attack the run again"):
+        read_attacks(path)
+    with pytest.raises(InputError, match="attack the run again"):
+        outcomes(rows)
+
+
+def test_one_attack_has_the_same_judges_throughout() -> None:
+    rows = rows_of("benign", None, {"a": [HIT], "b": [MISS]})
+    rows[1]["judges"] = {"clip": rows[1]["judges"]["conv"]}
+    with pytest.raises(InputError, match="different judges"):
+        outcomes(rows)
+
+
+def test_the_page_takes_unknown_attacks_and_no_picture_from_elsewhere(tmp_path: Path) -> None:
+    path, asked = tmp_path / "attacks.jsonl", []
+    rows = rows_of("zeta_$\\frac", "seed_search", {"a": [HIT] * 2}) + rows_of("benign", "seed_search", {"a": [HIT] * 2})
+    rows += rows_of("seed_search", None, {"a": [MISS] * 2})
+    write_attacks(path, rows)
+    page = attack_section(tmp_path, lambda place: ("", False))
+    assert 0 < page.index("Benign") < page.index("Zeta ")
+    for image in ("../../secret.png", "/etc/secret.png", "images/../../secret.png"):
+        rows[2]["image"] = rows[3]["image"] = image
+        write_attacks(path, rows)
+        with pytest.raises(InputError, match=r"secret\.png.* is not inside the run"):
+            attack_section(tmp_path, lambda place: (str(asked.append(place)), False))
+    assert not asked
 
 
 def test_the_file_comes_back_and_damage_is_named(tmp_path: Path) -> None:
