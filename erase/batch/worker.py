@@ -142,7 +142,8 @@ def last_error(log: Path, code: int, begin: int = 0) -> str:
         error = " ".join(lines[said[-1] :]).removeprefix(PREFIX)
     elif code < 0:
         why = " (memory ran out?)" if code == -signal.SIGKILL else ""
-        error = f"ended by {signal.Signals(-code).name}{why}"
+        named = -code in set(signal.Signals)  # real-time ones have no name
+        error = f"ended by {signal.Signals(-code).name if named else f'signal {-code}'}{why}"
     else:
         error = lines[-1] if lines else f"ended with code {code}"
     shown = printable(error)

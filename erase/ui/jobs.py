@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,8 +20,8 @@ from erase.batch.worker import Ended
 from erase.concept import title
 from erase.config import Config, to_yaml
 from erase.errors import InputError, first_line
-from erase.runtime import CONFIG, write_text
-from erase.ui.listing import SENSITIVE, Listing, RunInfo, Status, status_of
+from erase.runtime import write_text
+from erase.ui.listing import Listing, RunInfo, Status, mark_sensitive, status_of
 from erase.ui.progress import Watch
 from erase.ui.records import LOCK, LOG, SETTINGS, UNDER_WAY, Adopted, Record, State, lock, read_all, remove, write
 from erase.ui.roots import Roots
@@ -60,9 +62,14 @@ class Jobs:
         self._in_a_row = 0
         self._recent: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._watch, self._listing = Watch(), Listing(roots)
-        for left in roots.jobs.glob(".gone-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self._troubles: dict[str, str] = {}  # told already, so that a lasting one does not fill the log
+        for place in (roots.jobs, roots.runs, roots.exports):  # a server that died while it deleted
+            for left in place.glob(".gone-*"):
+                shutil.rmtree(left, ignore_errors=True)
         self._records = {record.name: record for record in read_all(roots.jobs)}
+        for record in list(self._records.values()):
+            if record.state not in UNDER_WAY and self._is_gone(record.name):
+                self._forget(record.name)
         self._order = max((record.order for record in self._records.values()), default=0)
         for record in list(self._records.values()):
             if record.state in ("running", "stopping"):
@@ -78,8 +85,9 @@ class Jobs:
         settings = to_yaml(config.model_copy(update={"output": None}))  # slow, so nobody waits for it
         with self._change:
             known = self._recent.get(key) if key else None
-            if known and time.monotonic() - known[0] < MOMENT and known[1] in self._records:
-                return known[1]
+            again = self._records.get(known[1]) if known and time.monotonic() - known[0] < MOMENT else None
+            if again and again.state in UNDER_WAY:  # one that was stopped meanwhile is wanted anew
+                return again.name
             self._check_room()
             concepts = title([concept.name for concept in config.concepts])
             folder = reserve(self.roots, concepts, config.method.name)
@@ -156,9 +164,13 @@ class Jobs:
     def delete(self, name: str) -> None:
         """Remove a run that is not under way, with all of it. Raises `InputError` if others began from it."""
         with self._change:
-            folder, record = self.roots.run(name), self._records.get(name)
+            record = self._records.get(self.roots.run_name(name))
             if record and record.state in ("running", "stopping"):
                 raise InputError(f"run {name!r} is under way; stop it first")
+            if record and self._is_gone(name):  # someone else removed its folder
+                self._forget(name)
+                return
+            folder = self.roots.run(name)
             if record is None:
                 runs.require_run(folder)
                 check_elsewhere(folder)
@@ -166,10 +178,7 @@ class Jobs:
             if later:
                 raise InputError(f"run {name!r} is what {', '.join(later[:3])} began from; delete these first")
             remove(folder)
-            self._records.pop(name, None)
-            remove(self._place(name))
-            self._watch.forget(folder)
-            remove(self.roots.exports / name)
+            self._forget(name)
 
     def status(self, name: str) -> Status:
         """How a run is doing; also of one that the command line made."""
@@ -193,7 +202,8 @@ class Jobs:
     def turn(self, on_place: Callable[[int], None] = lambda place: None) -> Iterator[None]:
         """The device for a moment, for work in this process: waits until no run has it.
 
-        It goes before queued runs, which wait for four such turns at most; `on_place` hears its place when it changes.
+        It goes before queued runs, which wait for four such turns at most; `on_place` hears its place when it changes,
+        and 0 when its turn has come.
         """
         ticket, told = _Ticket(), 0
         with self._change:
@@ -214,6 +224,7 @@ class Jobs:
                         continue
                 told = place
                 on_place(place)
+            on_place(0)
             yield
         finally:
             with self._change:
@@ -234,7 +245,8 @@ class Jobs:
                 return
             self._closing = True
             for name in self._processes:
-                self.stop(name)
+                if self._records[name].state == "running":  # asked twice, one would end without saving
+                    self.stop(name)
             self._change.notify_all()
         self._thread.join()
         end = time.monotonic() + timeout
@@ -292,22 +304,41 @@ class Jobs:
         """Take note of processes that ended; return how many go on."""
         with self._change:
             for name, process in list(self._processes.items()):
-                ended = process.poll()
-                if ended is not None:
-                    del self._processes[name]
-                    self._end(self._records[name], ended)
+                try:
+                    self._mark(self._records[name])  # others may look at it from now on
+                    ended = process.poll()
+                    if ended is not None:
+                        self._end(self._records[name], ended)
+                        del self._processes[name]
+                except Exception as error:  # whatever it is, the queue goes on, and looks again
+                    if self._troubles.get(name) != repr(error):
+                        self._troubles[name] = repr(error)
+                        traceback.print_exception(error, file=sys.stderr)
             return len(self._processes)
 
+    def _mark(self, record: Record) -> None:
+        if record.sensitive:
+            mark_sensitive(self.roots.runs / record.name)
+
+    def _is_gone(self, name: str) -> bool:
+        return not os.path.lexists(self.roots.runs / name)
+
+    def _forget(self, name: str) -> None:
+        """Drop what is known of a run whose folder is gone."""
+        self._records.pop(name, None)
+        self._troubles.pop(name, None)
+        remove(self._place(name))
+        self._watch.forget(self.roots.runs / name)
+        remove(self.roots.exports / name)
+
     def _end(self, record: Record, ended: Ended) -> None:
-        folder, state = self.roots.runs / record.name, self._state_of(record)
+        state = self._state_of(record)
         if ended.code != 0 and not ended.stopped and record.state != "stopping":
             state = "failed"
         elif ended.code == 0:
             state = "done"
         error = ended.error if state == "failed" else ""
-        if record.sensitive and (folder / CONFIG).is_file():
-            with suppress(InputError):
-                write_text(folder / SENSITIVE, "pictures are blurred until revealed\n")
+        self._mark(record)
         self._store(replace(record, state=state, error=error or ("failed" if state == "failed" else ""), pid=0))
         self._change.notify_all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from erase.concept import title
 from erase.config import WORLD, Config, load_config
 from erase.errors import InputError
 from erase.report.schema import Report, read_report
-from erase.runtime import CONFIG
+from erase.runtime import CONFIG, write_text
 from erase.ui.progress import Progress
 from erase.ui.records import UNDER_WAY, Record, State
 from erase.ui.roots import RUN, Roots
@@ -93,6 +94,13 @@ def status_of(info: RunInfo, progress: Progress, folder: Path) -> Status:
         info.sensitive,
         info.finished,
     )
+
+
+def mark_sensitive(folder: Path) -> None:
+    """Mark a run's pictures to be blurred, once its process has claimed the folder."""
+    if (folder / CONFIG).is_file() and not (folder / SENSITIVE).exists():
+        with suppress(InputError):
+            write_text(folder / SENSITIVE, "pictures are blurred until revealed\n")
 
 
 def is_sensitive(folder: Path, config: Config | None = None) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import sys
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,24 @@ def test_a_form_sent_twice_is_one_run(jobs: Jobs, gate: Path):
     assert jobs.submit(CONFIG, key="visitor 2, form 7") not in names
 
 
+def test_a_form_sent_again_after_stop_is_a_new_run(jobs: Jobs, gate: Path):
+    first = jobs.submit(CONFIG, key="visitor 1, form 7")
+    second = jobs.submit(CONFIG, key="visitor 2, form 7")
+    jobs.stop(second)  # it waits, so it is stopped at once
+    again = jobs.submit(CONFIG, key="visitor 2, form 7")
+    assert again not in (first, second) and jobs.status(again).state == "queued"
+
+
+def test_a_sensitive_run_is_marked_as_soon_as_it_has_its_folder(jobs: Jobs, gate: Path, roots: Roots):
+    name, calm = jobs.submit(CONFIG, sensitive=True), jobs.submit(CONFIG)
+    until(lambda: running(jobs, name))
+    until(lambda: (roots.runs / name / "SENSITIVE").is_file(), 5)
+    assert jobs.status(name).state == "running"
+    gate.unlink()
+    until(lambda: jobs.status(calm).state == "done")
+    assert not (roots.runs / calm / "SENSITIVE").exists()
+
+
 def test_a_stopped_run_goes_on_and_a_failed_one_says_why(jobs: Jobs, gate: Path):
     name = jobs.submit(CONFIG, sensitive=True)
     until(lambda: running(jobs, name))
@@ -210,6 +230,37 @@ def test_closing_stops_what_runs_and_keeps_the_queue(roots: Roots, gate: Path):
         jobs.submit(CONFIG)
 
 
+def test_closing_lets_a_stopping_run_save_what_it_has(roots: Roots):
+    """Told to stop, it is not told again: a second time would end it without saving."""
+    process = Slow()
+    jobs = Jobs(roots, start=lambda arguments, log, held: process)
+    name = jobs.submit(CONFIG)
+    until(lambda: jobs.status(name).state == "running")
+    jobs.stop(name)
+    with jobs._change:  # as if it was long ago
+        jobs._records[name] = replace(jobs._records[name], asked=0.0)
+    threading.Timer(0.3, process.over.set).start()
+    jobs.close(timeout=10)
+    assert process.stops == 1 and process.kills == 0
+
+
+def test_a_process_that_cannot_be_looked_at_does_not_end_the_queue(roots: Roots, capsys: pytest.CaptureFixture[str]):
+    """It keeps its place, is looked at again, and the log has why, once."""
+    process = Slow()
+    process.trouble = InputError("cannot write the lock")
+    jobs = Jobs(roots, start=lambda arguments, log, held: process)
+    try:
+        name = jobs.submit(CONFIG)
+        until(lambda: process.looks > 3)
+        assert jobs.status(name).state == "running" and jobs._thread.is_alive()
+        process.trouble = None
+        process.over.set()
+        until(lambda: jobs.status(name).state == "stopped")
+        assert capsys.readouterr().err.count("InputError: cannot write the lock") == 1
+    finally:
+        jobs.close()
+
+
 def test_comparing_waits_for_the_run_and_goes_before_queued_ones(jobs: Jobs, gate: Path):
     first, second = jobs.submit(CONFIG), jobs.submit(CONFIG)
     until(lambda: running(jobs, first))
@@ -225,7 +276,7 @@ def test_comparing_waits_for_the_run_and_goes_before_queued_ones(jobs: Jobs, gat
     assert places == [1] and not seen
     gate.unlink()
     thread.join(20)
-    assert seen == [("done", "queued")]
+    assert seen == [("done", "queued")] and places == [1, 0]
     until(lambda: jobs.status(second).state == "done")
 
 
@@ -251,6 +302,29 @@ def test_only_what_rests_is_deleted(jobs: Jobs, gate: Path, roots: Roots):
             jobs.delete(name)
 
 
+def test_a_run_whose_folder_was_removed_is_forgotten(roots: Roots):
+    jobs = Jobs(roots, start=Nothing)
+    try:
+        names = [jobs.submit(CONFIG) for _ in range(3)]
+        until(lambda: all(info.state == "done" for info in jobs.listing()))
+        for name in names[:2]:
+            shutil.rmtree(roots.runs / name)
+        jobs.delete(names[0])
+        assert {info.name for info in jobs.listing()} == set(names[1:])
+        with pytest.raises(InputError, match="does not exist"):
+            jobs.delete(names[0])
+    finally:
+        jobs.close()
+    aside = roots.runs / f".gone-{names[1]}-1"  # a server that died while it deleted
+    aside.mkdir()
+    heir = Jobs(roots, start=Nothing)
+    try:
+        assert [info.name for info in heir.listing()] == [names[2]]
+        assert not (roots.jobs / names[1]).exists() and not aside.exists()
+    finally:
+        heir.close()
+
+
 def test_a_run_of_the_command_line_is_taken_up_if_nobody_else_has_it(jobs: Jobs, gate: Path, roots: Roots):
     gate.unlink()
     for name, model in (("busy", "world"), ("foreign", "/etc"), ("begun", "world")):
@@ -265,6 +339,29 @@ def test_a_run_of_the_command_line_is_taken_up_if_nobody_else_has_it(jobs: Jobs,
         jobs.delete("busy")
     jobs.resume("begun")
     until(lambda: jobs.status("begun").state == "done")
+
+
+class Slow:
+    """A process that ends, stopped, when it is let; it counts what it is told."""
+
+    pid, stops, kills, looks = 0, 0, 0, 0
+    trouble: Exception | None = None
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def poll(self) -> Ended | None:
+        self.looks += 1
+        if self.trouble:
+            raise self.trouble
+        return Ended(130) if self.over.is_set() else None
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.over.set()
 
 
 def test_a_full_queue_says_so(roots: Roots, gate: Path):

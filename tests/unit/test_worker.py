@@ -77,6 +77,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         ("", 3, "ended with code 3"),
         ("x" * 9999, 1, "x" * 497 + "..."),
         ("half a line", -11, "ended by SIGSEGV"),
+        ("half a line", -35, "ended by signal 35"),  # the system gives it no name
         ("erase: error: of no matter\n", 0, ""),
     ],
 )
