@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -102,7 +103,9 @@ class Comparer:
         seeds, steps, guidance = _checked(sources, prompts, seeds, steps, guidance)
         models = [self._roots.model(source.model) for source in sources]
         asked = [(number, prompt, seed) for prompt in prompts for seed in seeds for number, _ in enumerate(sources)]
-        idents = [self._ident(model) for model in models]
+        # What is not known to be the same, as a model of the hub, is drawn anew each time.
+        fresh = secrets.token_hex(16)
+        idents = [self._ident(model) or [model, fresh] for model in models]
         setting = steps, guidance, str(pick_device(self._device)), __version__, torch.__version__
         paths = {
             (number, prompt, seed): self._roots.pictures
