@@ -108,8 +108,8 @@ class Actions:
             raise InputError(f"format {str(format)[:40]!r} is unknown; use {', '.join(EXPORTS)}")
         if dtype and dtype not in DTYPES:
             raise InputError(f"dtype {str(dtype)[:40]!r} is unknown; use {', '.join(DTYPES)}")
-        if rank is not None and (isinstance(rank, bool) or rank != int(rank) or not 1 <= rank <= 1000):
-            raise InputError(f"rank {rank!r} is not between 1 and 1000")
+        if rank is not None and not _is_rank(rank):
+            raise InputError(f"rank {str(rank)[:40]!r} is no whole number between 1 and 1000")
         run = self.roots.finished(name)
         made = "-".join(filter(None, [format, dtype, f"rank{int(rank)}" if rank else ""]))
         folder = self.roots.exports / name / made
@@ -179,6 +179,11 @@ class Actions:
         with replacing(place) as temporary:
             shutil.copyfile(source, temporary)
         return f"{UPLOADS}/{plain}"
+
+
+def _is_rank(rank: Any) -> bool:
+    number = isinstance(rank, int | float) and not isinstance(rank, bool)  # one from another program has no type
+    return number and 1 <= rank <= 1000 and rank == int(rank)
 
 
 def _zip(folder: Path, place: Path, name: str) -> None:

@@ -206,9 +206,11 @@ def _overrides(form: Form, roots: Roots) -> tuple[dict[str, Any], list[str]]:
             found[path] = value
     if form.skip_judging:
         found["evaluate.skip"] = True
-    for line in form.more.splitlines()[:MOST_LINES]:
-        if line.strip():
-            _take(line.strip(), found, problems)
+    lines = [line.strip() for line in form.more.splitlines() if line.strip()]
+    if len(lines) > MOST_LINES:
+        problems.append(f"more: at most {MOST_LINES} further settings are taken, got {len(lines)}; use a file")
+    for line in lines[:MOST_LINES]:
+        _take(line, found, problems)
     return found, problems
 
 

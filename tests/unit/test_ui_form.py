@@ -87,6 +87,13 @@ def test_a_further_setting_cannot_be_a_text_or_a_section(line: str, roots: Roots
         to_config(Form(more=line), roots)
 
 
+def test_more_settings_than_are_taken_are_refused(roots: Roots):
+    lines = [f"train.pool.forget={number}" for number in range(8, 58)]
+    assert to_config(Form(more="\n\n".join(lines)), roots).train.pool.forget == 57  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="at most 50 further settings are taken, got 51"):
+        to_config(Form(more="\n".join([*lines, "train.pool.forget=58"])), roots)
+
+
 def test_every_text_in_the_configuration_is_out_of_reach():
     """A setting that is added later and takes a text, say a file's name, is refused without being named here."""
     from erase.ui.form import _annotation, _is_harmless, _sections
