@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from erase.errors import InputError
 from erase.ui import endpoints, look
 from erase.ui.actions import Actions
 from erase.ui.compare import Comparer
+from erase.ui.doorkeeper import OwnPagesOnly
 from erase.ui.jobs import Jobs
 from erase.ui.login import is_let_in
 from erase.ui.pages import compare_page, erase_page, evaluate_page, runs_page
@@ -86,19 +88,25 @@ def _wire(
     def recall(request: gr.Request) -> str:
         return remembered(site, request)
 
+    def bases() -> Any:
+        return gr.update(choices=roots.models_list())
+
     made.load(recall, None, erasing.job, **QUICK)
+    made.load(bases, None, erasing.model, **QUICK)
 
     def models(job: str, right: str) -> tuple[Any, Any]:
         choices = roots.models_list()
         own = runs_page.source_of(job) if job else ""  # the run on show is what one comes to look at
-        wanted = {"value": own} if own in choices and right not in choices[1:] else {}
+        wanted: dict[str, Any] = {"value": own} if own in choices and right not in choices[1:] else {}
         return gr.update(choices=choices), gr.update(choices=choices, **wanted)
 
     def finished(job: str, chosen: str) -> Any:
         choices = roots.runs_list(finished=True)
-        return gr.update(choices=choices, **({"value": job} if job in choices and chosen not in choices else {}))
+        wanted: dict[str, Any] = {"value": job} if job in choices and chosen not in choices else {}
+        return gr.update(choices=choices, **wanted)
 
     first, second, third, fourth = pages
+    first.select(bases, None, erasing.model, **QUICK)
     second.select(models, [erasing.job, comparing.right], [comparing.left, comparing.right], **QUICK).then(
         comparing.show, comparing.right, comparing.view, **QUICK
     )
@@ -162,6 +170,7 @@ def launch(made: gr.Blocks, port: int, login: Mapping[str, str] | None = None, *
         pwa=False,
         show_error=False,
         footer_links=["api", "settings"],
+        app_kwargs={"middleware": [Middleware(OwnPagesOnly)]},
         prevent_thread_lock=True,
         quiet=True,
         theme=look.theme(),

@@ -8,7 +8,6 @@ from pathlib import Path
 from erase import runs
 from erase.errors import InputError
 from erase.report.schema import read_report
-from erase.ui.listing import is_sensitive
 from erase.ui.roots import Roots
 
 
@@ -45,6 +44,3 @@ def twins(roots: Roots, name: str) -> list[Twin]:
         answers = pair.before.answer, pair.after.answer, pair.before.good, pair.after.good
         found.append(Twin(pair.role, pair.prompt, pair.seed, pair.expected, before, after, *answers))
     return sorted(found, key=lambda twin: twin.role != "forget")
-
-
-__all__ = ["Twin", "is_sensitive", "twins"]

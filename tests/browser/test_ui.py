@@ -133,6 +133,9 @@ def test_two_models_are_compared_at_one_seed(server: SimpleNamespace, erased: st
     ]
     assert len(filters) > 6 and all("blur" in one for one in filters)
     page.locator("#reveal").click()
+    page.wait_for_function("!getComputedStyle(document.querySelector('#pictures img')).filter.includes('blur')")
+    assert "blur" in page.locator("#gallery-forget img").first.evaluate("element => getComputedStyle(element).filter")
+    page.locator("#reveal-galleries").click()
     page.wait_for_function("!getComputedStyle(document.querySelector('#gallery-forget img')).filter.includes('blur')")
 
 

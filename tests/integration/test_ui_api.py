@@ -49,6 +49,22 @@ def test_seven_endpoints_are_named_and_all_others_private(server: SimpleNamespac
     assert sorted(public) == sorted(endpoints.NAMES)
 
 
+def test_pages_of_other_sites_and_other_names_are_refused(server: SimpleNamespace):
+    """DNS rebinding asks under a foreign name; a page of another site says where it is from."""
+    port = server.address.rsplit(":", 1)[1]
+    call = f"{server.address}/gradio_api/call/runs"
+
+    def ask(**headers: str) -> int:
+        return httpx.post(call, json={"data": []}, headers=headers).status_code
+
+    assert ask() == ask(Host=f"localhost:{port}") == ask(Origin=server.address) == 200
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "http://[", f"http://127.0.0.1.evil:{port}"):
+        assert ask(Origin=origin) == 403, origin
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[", f"127.0.0.1@evil:{port}"):
+        assert ask(Host=host) == 403, host
+        assert httpx.get(server.address, headers={"Host": host}).status_code == 403, host
+
+
 def test_a_run_is_queued_watched_listed_and_judged(server: SimpleNamespace, run: str):
     status = server.client.predict(run, api_name="/status")
     assert (status["state"], status["losses"]) == ("done", {"forget": [[0, 1.5]]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,16 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 
 from erase.errors import InputError
-from erase.ui import charts, shown
+from erase.runtime import write_png
+from erase.ui import app, charts, shown
 from erase.ui.jobs import RunInfo, Status
 from erase.ui.login import is_let_in, read_login
 from erase.ui.pages import compare_page, erase_page, evaluate_page, runs_page
 from erase.ui.site import guarded, told
 from tests.ui_stand_ins import stand_in, wait_for
 
+EMPTY = {"schema": 1, "environment": {}, "config": {}, "guards": {}, "scores": []}
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 
 
@@ -151,9 +155,67 @@ def test_two_models_are_drawn_and_the_place_in_line_is_told(server: SimpleNamesp
     (left, right), heat, seen, place, *blur = last
     assert Path(left).is_file() and Path(right).is_file() and left != right and place == ""
     assert "strength 0.5" in seen and seen.count("the judge sees cat") == 2
-    assert blur[0]["elem_classes"] == ["sensitive"] and blur[2]["visible"] is True
+    assert blur[0]["elem_classes"] == ["sensitive"] and blur[1]["visible"] is True
     calm = list(compare_page.drawn(server.site, "world", "world", 1, "a cat", 3, 25, 3))[-1]
-    assert calm[4]["elem_classes"] == [] and calm[6]["visible"] is False
+    assert calm[4]["elem_classes"] == [] and calm[5]["visible"] is False
+    assert len(list(compare_page.drawn(server.site, "world", " world", 1, "a", 3, 25, 3))[-1]) == len(waiting[0]) == 6
+
+
+def test_galleries_and_slider_are_blurred_each_for_its_own_run(server: SimpleNamespace, run: str):
+    """Galleries show the right run alone, so they never change the slider's blur, whose run may be on the left."""
+    calm = server.actions.erase({"concept": "dog", "rounds": 5})
+    wait_for(server.actions, calm, "done")
+    for name in (run, calm):
+        _report(server, name)
+    sensitive, open_to_all = (compare_page.galleries_of(server.site, f"run:{name}") for name in (run, calm))
+    assert sensitive[4]["elem_classes"] == ["sensitive"] and sensitive[5]["visible"] is True
+    assert open_to_all[4]["elem_classes"] == [] and open_to_all[5]["visible"] is False
+    for view, blurred in ((sensitive, True), (open_to_all, False)):
+        *_, classes, button = compare_page.picked(server.site, view[2], "forget", 0)
+        assert (classes["elem_classes"] == ["sensitive"], button["visible"]) == (blurred, blurred)
+    blocks = app.build(server.site)
+    blurs = {"pictures", "reveal", "galleries", "reveal-galleries"}
+    changed = {fn.name: {one.elem_id for one in fn.outputs} & blurs for fn in blocks.fns.values() if fn.fn}
+    assert changed["both"] == changed["of_forget"] == changed["of_retain"] == {"pictures", "reveal"}
+    shows = [{one.elem_id for one in fn.outputs} for fn in blocks.fns.values() if fn.name == "show"]
+    galleries = [outputs & blurs for outputs in shows if "gallery-forget" in outputs]
+    assert len(galleries) == 2 and all(one == {"galleries", "reveal-galleries"} for one in galleries)
+
+
+def _report(server: SimpleNamespace, name: str) -> None:
+    """A report with one pair of pictures."""
+    folder = server.roots.runs / name
+    for arm in ("before", "after"):
+        write_png(folder / f"{arm}.png", np.zeros((8, 8, 3), np.uint8))
+    views = [{"path": f"{arm}.png", "answer": "cat", "good": True} for arm in ("before", "after")]
+    pair = {"role": "forget", "prompt": "a cat", "seed": 1, "expected": "cat", "before": views[0], "after": views[1]}
+    (folder / "report.json").write_text(json.dumps({**EMPTY, "run_id": name, "images": [pair]}))
+
+
+def test_a_run_is_sensitive_as_soon_as_its_job_is(server: SimpleNamespace):
+    """Its folder may have a model before it has the mark."""
+    name = server.actions.erase({"concept": "owl", "rounds": 5, "sensitive": True})
+    wait_for(server.actions, name, "done")
+    (server.roots.runs / name / "SENSITIVE").unlink()
+    for model in (f"run:{name}", f" run:{name}"):
+        assert list(compare_page.drawn(server.site, model, "world", 1, "a cat", 3, 25, 3))[-1][5]["visible"] is True
+    assert compare_page._is_sensitive(server.site, "run:deleted-meanwhile")
+
+
+def test_a_failed_form_shows_no_run_and_lists_are_fresh(server: SimpleNamespace):
+    blocks = app.build(server.site)
+    shows = [fn for fn in blocks.fns.values() if fn.name == "show_now" and fn.trigger_after is not None]
+    after = {blocks.fns[fn.trigger_after].name: fn.trigger_only_on_success for fn in shows}
+    assert after["begin"] is True
+    fresh = [fn for fn in blocks.fns.values() if fn.name == "bases"]
+    assert {event for fn in fresh for _, event in fn.targets} == {"load", "select"}
+    assert all([one.elem_id for one in fn.outputs] == ["model"] for fn in fresh)
+
+
+@pytest.mark.parametrize("rank", ["8", float("nan"), float("inf"), True, 0, 2.5, [8]])
+def test_a_rank_that_is_none_is_refused_in_one_line(server: SimpleNamespace, run: str, rank: Any):
+    with pytest.raises(InputError, match="is no whole number between 1 and 1000"):
+        server.actions.export(run, "lora", rank=rank)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import gradio as gr
 from erase.errors import EraseError, InputError
 from erase.ui import shown
 from erase.ui.compare import Drawn, Source
-from erase.ui.gallery import Twin, is_sensitive, twins
+from erase.ui.gallery import Twin, twins
 from erase.ui.roots import RUN
 from erase.ui.site import DEVICE, PRIVATE, QUICK, Site, guarded, told
 
@@ -51,6 +51,7 @@ def build(site: Site) -> ComparePage:
                 swap = gr.Button("Swap", elem_id="swap", scale=1)
             place = gr.HTML("", elem_id="draw-place")
         with gr.Column(scale=7, min_width=280):
+            # Two blurs: what is in the slider and what is in the galleries are not of one run.
             with gr.Row(elem_id="pictures", equal_height=False) as pictures:
                 slider = gr.ImageSlider(
                     label="Left and right, same seed", type="filepath", format="png", interactive=False,
@@ -64,10 +65,11 @@ def build(site: Site) -> ComparePage:
             reveal = gr.Button("Show the pictures", size="sm", visible=False, elem_id="reveal")
     gr.HTML("<h3>Pictures of the run on the right</h3>", padding=False)
     about = gr.HTML("", elem_id="gallery-note")
+    reveal_galleries = gr.Button("Show the pictures", size="sm", visible=False, elem_id="reveal-galleries")
     with gr.Column(elem_id="galleries") as galleries:
         forget, retain = (_gallery(name) for name in ("forget", "retain"))
     known = gr.State({})
-    blur = [pictures, galleries, reveal]
+    blur, galleries_blur = [pictures, reveal], [galleries, reveal_galleries]
 
     def show(name: str) -> tuple[Any, ...]:
         return galleries_of(site, name)
@@ -82,18 +84,19 @@ def build(site: Site) -> ComparePage:
         try:
             yield from drawn(site, *values)
         except Exception as error:
-            yield (*(gr.skip(),) * 3, shown.problem(told(error)), *(gr.skip(),) * 3)
+            yield (*(gr.skip(),) * 3, shown.problem(told(error)), *(gr.skip(),) * 2)
 
     draw.click(
         both, [left, right, strength, prompt, seed, steps, guidance], [slider, heat, seen, place, *blur],
         **PRIVATE, **DEVICE, show_progress="hidden",
     )  # fmt: skip
     swap.click(lambda a, b: (b, a), [left, right], [left, right], **QUICK)
-    view = [forget, retain, known, about, *blur]
+    view = [forget, retain, known, about, *galleries_blur]
     right.change(show, right, view, **QUICK)
-    forget.select(guarded(of_forget), known, [slider, heat, seen], **QUICK)
-    retain.select(guarded(of_retain), known, [slider, heat, seen], **QUICK)
+    forget.select(guarded(of_forget), known, [slider, heat, seen, *blur], **QUICK)
+    retain.select(guarded(of_retain), known, [slider, heat, seen, *blur], **QUICK)
     reveal.click(lambda: _blur(False), None, blur, **QUICK)
+    reveal_galleries.click(lambda: _blur(False), None, galleries_blur, **QUICK)
     return ComparePage(left, right, show, view)
 
 
@@ -108,9 +111,8 @@ def _gallery(name: str) -> gr.Gallery:
     )  # fmt: skip
 
 
-def _blur(on: bool) -> tuple[Any, Any, Any]:
-    classes = ["sensitive"] if on else []
-    return gr.update(elem_classes=classes), gr.update(elem_classes=classes), gr.update(visible=on)
+def _blur(on: bool) -> tuple[Any, Any]:
+    return gr.update(elem_classes=["sensitive"] if on else []), gr.update(visible=on)
 
 
 def drawn(
@@ -125,7 +127,6 @@ def drawn(
         raise InputError("the prompt is empty; say what the pictures are to show")
     if seed is None:
         raise InputError("the seed is empty; give a whole number")
-    sensitive = any(_is_sensitive(site, source.model) for source in sources)
     places: queue.SimpleQueue[int] = queue.SimpleQueue()
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(
@@ -138,12 +139,13 @@ def drawn(
                 yield _waiting(f"Number {place} in line." if place > 0 else "Drawing …")
         first, second = work.result()
     heat = site.actions.comparer.heat_map(first.path, second.path)
+    sensitive = any(_is_sensitive(site, source.model) for source in sources)  # as it is known now, not before
     pair = (site.show(first.path), site.show(second.path))
     yield pair, site.show(heat), answers(first, second), "", *_blur(sensitive)
 
 
 def _waiting(text: str) -> tuple[Any, ...]:
-    return (*(gr.skip(),) * 3, shown.note(text), *(gr.skip(),) * 3)
+    return (*(gr.skip(),) * 3, shown.note(text), *(gr.skip(),) * 2)
 
 
 def answers(first: Drawn, second: Drawn) -> str:
@@ -158,21 +160,27 @@ def answers(first: Drawn, second: Drawn) -> str:
 
 
 def _is_sensitive(site: Site, model: str) -> bool:
+    """Whether a model is a sensitive run: by its folder, or by its job, which says so before the folder does."""
+    model = model.strip(" ")  # as `Roots.model` reads it
     if not model.startswith(RUN):
         return False
-    return is_sensitive(site.actions.roots.run(model.removeprefix(RUN)))
+    try:
+        return site.actions.jobs.status(model.removeprefix(RUN)).sensitive
+    except InputError:  # deleted meanwhile: nobody knows what it shows
+        return True
 
 
 def galleries_of(site: Site, model: str) -> tuple[Any, ...]:
     """Updates for both galleries, the twins in them, a line about them, and the blur, of the run that was chosen."""
-    nothing = [], [], [], shown.note("Choose a finished run on the right to see its pictures."), *_blur(False)
-    if not (model or "").startswith(RUN):
+    model = (model or "").strip(" ")
+    nothing = [], [], {}, shown.note("Choose a finished run on the right to see its pictures."), *_blur(False)
+    if not model.startswith(RUN):
         return nothing
     try:
         found = twins(site.actions.roots, model.removeprefix(RUN))
         sensitive = _is_sensitive(site, model)
     except EraseError as error:
-        return [], [], [], shown.problem(told(error)), *_blur(False)
+        return [], [], {}, shown.problem(told(error)), *_blur(False)
     forget = [twin for twin in found if twin.role in ("forget", "earlier")]
     retain = [twin for twin in found if twin not in forget]
     line = (
@@ -180,7 +188,7 @@ def galleries_of(site: Site, model: str) -> tuple[Any, ...]:
         "Choose one to compare it above."
     )
     views = (_entries(site, forget), _entries(site, retain))
-    known = {"forget": _plain(forget), "retain": _plain(retain)}
+    known = {"model": model, "forget": _plain(forget), "retain": _plain(retain)}
     return *views, known, shown.note(line), *_blur(sensitive)
 
 
@@ -203,11 +211,12 @@ def _plain(found: list[Twin]) -> list[tuple[str, str, str, int]]:
 
 
 def picked(site: Site, known: Any, role: str, index: int) -> tuple[Any, ...]:
-    """The pair that was chosen in a gallery, for the slider, with its heat-map."""
+    """The pair that was chosen in a gallery, for the slider, with its heat-map, and the blur."""
     try:
         before, after, prompt, seed = known[role][index // 2]
     except (IndexError, KeyError, TypeError):
         raise InputError("this picture is not there any more; choose the run again") from None
     heat = site.actions.comparer.heat_map(before, after)
     told = shown.note(f"“{prompt}”, seed {seed}: before on the left, after on the right.")
-    return (site.show(before), site.show(after)), site.show(heat), told
+    blur = _blur(_is_sensitive(site, known["model"]))
+    return (site.show(before), site.show(after)), site.show(heat), told, *blur

@@ -37,10 +37,11 @@ EVERY = 1.0  # seconds between looks at a run
 
 @dataclass(frozen=True, slots=True)
 class ErasePage:
-    """What other pages touch: the name of the run that is shown."""
+    """What other pages touch: the name of the run that is shown, and the list of models."""
 
     job: gr.Textbox
     timer: gr.Timer
+    model: gr.Dropdown
 
 
 def build(site: Site) -> ErasePage:
@@ -99,7 +100,7 @@ def build(site: Site) -> ErasePage:
 
     start.click(
         guarded(begin), [*fields.values()], job, **PRIVATE, concurrency_limit=None, show_progress="hidden"
-    ).then(show_now, job, view, **QUICK).then(None, job, None, js=look.REMEMBER, **PRIVATE)
+    ).success(show_now, job, view, **QUICK).success(None, job, None, js=look.REMEMBER, **PRIVATE)
     stop.click(guarded(lambda name: site.actions.stop(name) and None), job, None, **QUICK).then(
         show_now, job, view, **QUICK
     )
@@ -107,7 +108,7 @@ def build(site: Site) -> ErasePage:
     timer.tick(look_at, [job, seen], view, **QUICK)
     reveal.click(lambda: (gr.update(elem_classes=[]), gr.update(visible=False)), None, [preview, reveal], **QUICK)
     job.change(show_now, job, view, **QUICK)
-    return ErasePage(job, timer)
+    return ErasePage(job, timer, fields["model"])
 
 
 def _fields(site: Site) -> dict[str, Any]:
