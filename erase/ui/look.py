@@ -83,6 +83,8 @@ h4 { font-size: .95rem; font-weight: 600; margin: .6rem 0 .2rem; }
 #command textarea, #yaml { font-family: var(--font-mono); font-size: .84rem; }
 #delete-ask { border-left: 3px solid var(--bad); padding-left: .8rem; }
 @media (max-width: 640px) {
+  /* All four pages in one row: in gradio's overflow menu two of them are hard to find. */
+  #tabs .tab-container button { padding-left: 8px; padding-right: 8px; font-size: 14px; }
   .gradio-container, .gradio-container > main { padding: .4rem !important; }
   footer .divider { display: none; }
   .pairs .grid-container { grid-template-columns: 1fr 1fr !important; }

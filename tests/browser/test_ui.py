@@ -177,6 +177,7 @@ def test_deleting_asks_first(server: SimpleNamespace, erased: str):
     tab(page, "Runs")
     name = next(run.name for run in server.site.actions.jobs.listing() if run.concept == "dog")
     page.locator(f"button[data-run='{name}']").click()
+    page.locator("#run-about h2", has_text=name).wait_for()
     page.locator("#run-delete").click()
     page.locator("#delete-keep").click()
     page.locator("#delete-ask").wait_for(state="hidden")

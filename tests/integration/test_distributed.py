@@ -283,3 +283,13 @@ def test_accelerate_says_once_what_is_wrong(tmp_path: Path) -> None:
     assert process.returncode != 0 and out == ""
     assert said.count("train.batch 3 and train.accumulate 1 cannot be divided among 2 processes") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_accelerate_runs_to_the_end_and_speaks_once(tmp_path: Path) -> None:
+    accelerate = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    settings = {**WORLD, "train.rounds": 1, "train.preview_every": 0, "evaluate.prompts": 2, "output": "run"}
+    process = launch(accelerate, ["run", *flags(settings)], tmp_path)
+    out, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert (tmp_path / "run" / runs.DONE).is_file()
+    assert out.count("forget_accuracy") == 1 and out.count("report: ") == 1 and said.count("model: ") == 1
