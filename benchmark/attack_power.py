@@ -10,18 +10,17 @@ control, the excess, with 95 % intervals.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from erase.attacks.budget import LEVELS
 from erase.attacks.rows import attack_row
 from erase.attacks.scores import outcomes
-from erase.attacks.subject import Subject, targets, untouched
+from erase.attacks.subject import Subject, untouched
 from erase.attacks.table import ATTACKS, chosen
 from erase.concept import Request
 from erase.evaluation.judges import load_judges
 from erase.evaluation.prompts import world_asks, world_concept
 from erase.evaluation.rows import Row, Setting
-from erase.models import load_model, select
+from erase.models import Hiding, load_model, select
 
 STRONG = ("ring_a_bell", "unlearn_diff_atk", "p4d", "concept_inversion")
 
@@ -36,13 +35,12 @@ def main() -> None:
     concept = world_concept(asked.concept)
     request, weights = Request((concept,)), {n: p.detach().clone() for n, p in select(model, "xattn").items()}
     cases = tuple(ask for ask in world_asks(request, budget.cases, 1) if ask.role == "forget")
-    plain = Subject(model, request, cases, weights, weights, budget.steps or 25, 3.0)
-    filtered = tuple(replace(c, prompt=" ".join(c.prompt.replace(concept.name, "").split())) for c in cases)
-    behind = replace(plain, cases=filtered, memo={"targets": targets(plain)})
+    # The original, whose pictures and predictions an attack may have, is asked the whole prompts; a learned word is
+    # none that the filter knows.
+    model.hiding = Hiding(((concept.name, ""),))
+    subject = Subject(model, request, cases, weights, weights, budget.steps or 25, 3.0)
     rows: list[Row] = []
     for name in chosen(asked.attack or STRONG, world=True):
-        # A learned word is none that the filter knows: it stands in the name's place.
-        subject = plain if name == "concept_inversion" else behind
         with untouched(subject):
             found = ATTACKS[name].run(subject, budget)
         setting = Setting("filter", "filter", concept.name, concept.kind, "ddim", subject.steps, 3.0)

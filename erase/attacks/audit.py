@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from erase.attacks.budget import Budget
-from erase.attacks.inject import spell, vocabulary
+from erase.attacks.inject import spell
 from erase.attacks.subject import Subject, Try, ask_again, originally
 from erase.evaluation.prompts import Ask
 from erase.runtime import stable_seed
@@ -35,12 +35,8 @@ def audit_pairs_before(subject: Subject, budget: Budget) -> list[Try]:
         return _asked(subject, _pairs(subject, budget), "audit_pairs_before")
 
 
-def _vocabulary(subject: Subject) -> list[int]:
-    return subject.once("vocabulary", lambda: vocabulary(subject.model, [c.name for c in subject.request.concepts]))
-
-
 def _words(subject: Subject, budget: Budget) -> list[list[int]]:
-    words = _vocabulary(subject)
+    words = subject.vocabulary()
     count = len(words) if budget.audit_words is None else min(budget.audit_words, len(words))
     random = np.random.default_rng(stable_seed(subject.seed, "audit words"))
     chosen = words if count == len(words) else random.choice(words, size=count, replace=False).tolist()
@@ -48,7 +44,7 @@ def _words(subject: Subject, budget: Budget) -> list[list[int]]:
 
 
 def _pairs(subject: Subject, budget: Budget) -> list[list[int]]:
-    words = _vocabulary(subject)
+    words = subject.vocabulary()
     random = np.random.default_rng(stable_seed(subject.seed, "audit pairs"))
     most = min(budget.audit_pairs, len(words) * (len(words) - 1) // 2)
     found: dict[tuple[int, int], None] = {}

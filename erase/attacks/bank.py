@@ -20,6 +20,9 @@ class Noised:
     times: Tensor
     wanted: Tensor
 
+    def __getitem__(self, part: slice) -> Noised:
+        return Noised(self.noisy[part], self.times[part], self.wanted[part])
+
 
 def noised(model: Model, clean: Tensor, seed: int) -> Noised:
     """Latents (B, C, h, w) at random times; wanted is what the model is trained to predict there (eps, v or flow)."""
@@ -31,12 +34,13 @@ def noised(model: Model, clean: Tensor, seed: int) -> Noised:
 
 
 def original_bank(subject: Subject, count: int, name: str) -> list[Noised]:
-    """`count` noisings of every case's picture, and what the original predicts there under the case's prompt."""
+    """`count` noisings of every case's picture, and what the original predicts there under the case's whole prompt."""
     clean, found = targets(subject), []
     with originally(subject), torch.no_grad():
         text = subject.model.encode([case.prompt for case in subject.cases])
         for turn in range(count):
             subject.rest(f"{name}: the original's predictions", turn, count)
             one = noised(subject.model, clean, stable_seed(subject.seed, name, turn))
-            found.append(Noised(one.noisy, one.times, subject.model.predict(one.noisy, one.times, text)))
+            wanted = [subject.model.predict(one.noisy[p], one.times[p], text[p]) for p in subject.portions()]
+            found.append(Noised(one.noisy, one.times, torch.cat(wanted)))
     return found

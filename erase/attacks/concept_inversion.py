@@ -11,7 +11,7 @@ from torch import Tensor
 from erase.attacks.bank import noised
 from erase.attacks.budget import Budget
 from erase.attacks.examples import concept_pictures
-from erase.attacks.inject import Ids, read_with, tables
+from erase.attacks.inject import Ids, read_with, slopes, tables
 from erase.attacks.subject import Subject, Try, develop, noise_of, walk
 from erase.concept import FRAMES, phrase
 from erase.models import Model
@@ -100,7 +100,7 @@ def invert(subject: Subject, budget: Budget, row: int) -> list[Tensor]:
         text = read_with(model, tuple(part[said] for part in ids), places[said], words)
         with torch.enable_grad():
             loss = (model.predict(given.noisy, given.times, text) - given.wanted).square().mean()
-        for value, slope in zip(free, torch.autograd.grad(loss, free), strict=True):
+        for value, slope in zip(free, slopes(loss, free), strict=True):
             value.grad = slope
         optimizer.step()
     return [value.detach() for value in free]

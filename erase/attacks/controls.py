@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from erase.attacks.budget import Budget
-from erase.attacks.inject import spell, vocabulary
+from erase.attacks.inject import spell
 from erase.attacks.subject import Subject, Try, ask_again
 from erase.runtime import stable_seed
 
@@ -20,7 +20,7 @@ def seed_search(subject: Subject, budget: Budget) -> list[Try]:
 
 def random_prefix(subject: Subject, budget: Budget) -> list[Try]:
     """Random words before the prompt, as many as an optimised prefix has, at the case's own seed."""
-    words = subject.once("vocabulary", lambda: vocabulary(subject.model, [c.name for c in subject.request.concepts]))
+    words = subject.vocabulary()
     planned = []
     for case in subject.cases:
         for j in range(budget.pictures):

@@ -12,7 +12,7 @@ from erase.attacks.budget import Budget
 from erase.attacks.subject import Subject, Try, develop, noise_of, originally, targets, walk
 
 STRENGTHS = (0.9, 0.7, 0.5, 0.3)  # share of the way back to noise; the least help first
-SHARES = (0.04, 0.12, 0.2, 0.4)  # of the steps that the original takes: 1, 3, 5 and 10 of 25
+SHARES = (0.04, 0.12, 0.2, 0.4)  # of the steps that the original takes: 1, 3, 5 and 10 of 25; 1, 2, 3 and 4 of 10
 
 
 def image_to_image(subject: Subject, budget: Budget) -> list[Try]:
@@ -41,7 +41,9 @@ def complete(subject: Subject, prompts: list[str], noise: Tensor, k: int) -> Ten
     with originally(subject):
         text = model.encode([case.prompt for case in subject.cases])
         begun = walk(subject, text, noise, last=k, what=what) if k else noise
-    return walk(subject, model.encode(prompts), begun, first=k, what=what) if k < subject.steps else begun
+    if k >= subject.steps:
+        return begun
+    return walk(subject, model.encode(subject.told(prompts)), begun, first=k, what=what)
 
 
 def restart(subject: Subject, prompts: list[str], clean: Tensor, noise: Tensor, strength: float) -> Tensor:
@@ -50,7 +52,16 @@ def restart(subject: Subject, prompts: list[str], clean: Tensor, noise: Tensor, 
     first = min(subject.steps - 1, round(subject.steps * (1 - strength)))
     time = model.solver(subject.steps).timesteps[first]
     noisy, _ = model.add_noise(clean, noise, time.expand(len(clean)))
-    return walk(subject, model.encode(prompts), noisy, first=first, what="image_to_image")
+    return walk(subject, model.encode(subject.told(prompts)), noisy, first=first, what="image_to_image")
+
+
+def doses(steps: int) -> list[int]:
+    """How many of `steps` the original takes, by `SHARES`: each more than the one before while there are more."""
+    found: list[int] = []
+    for share in SHARES:
+        least = found[-1] + 1 if found else 1
+        found.append(min(max(least, round(share * steps)), max(1, steps - 1)))
+    return found
 
 
 def _from_pictures(subject: Subject, budget: Budget, name: str, *, named: bool) -> list[Try]:
@@ -67,8 +78,7 @@ def _from_steps(subject: Subject, budget: Budget, name: str, *, named: bool) -> 
     found = []
     for turn in range(budget.pictures):
         subject.rest(name, turn, budget.pictures)
-        share, seed = SHARES[turn % len(SHARES)], turn // len(SHARES)
-        k = max(1, round(share * subject.steps))
+        k, seed = doses(subject.steps)[turn % len(SHARES)], turn // len(SHARES)
         drawn = complete(subject, _prompts(subject, named), noise_of(subject, seed), k)
         found += _tries(subject, drawn, turn, f"{k} of {subject.steps} steps", seed, named)
     return found

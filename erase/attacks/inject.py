@@ -43,6 +43,11 @@ def read_with(model: Model, ids: Ids, places: Tensor, vectors: Sequence[Tensor])
         return model.read(ids)
 
 
+def slopes(loss: Tensor, places: Sequence[Tensor]) -> list[Tensor]:
+    """The loss's gradient at each place; 0 where it is not finite, as a damaged model's is: a search goes on."""
+    return [slope.nan_to_num(0.0, 0.0, 0.0) for slope in torch.autograd.grad(loss, places)]
+
+
 def prefixed(model: Model, prompts: list[str], k: int) -> tuple[Ids, Tensor]:
     """Token ids of prompts with `k` free slots before their words, whose end is cut off, and the slots (N, k)."""
     found = []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from erase.attacks.bank import original_bank
 from erase.attacks.budget import Budget
-from erase.attacks.inject import prefixed, read_with, spell, tables
+from erase.attacks.inject import prefixed, read_with, slopes, spell, tables
 from erase.attacks.subject import Subject, Try, in_words
 from erase.attacks.unlearn_diff_atk import search_words
 from erase.runtime import stable_seed
@@ -49,12 +49,15 @@ def p4d(subject: Subject, budget: Budget) -> list[Try]:
             subject.rest("p4d: searching", step, each * budget.pictures)
             picked = nearest(free[0].detach(), rows[0])
             placed = [row[picked].clone().requires_grad_(True) for row in rows]
-            given = bank[step % len(bank)]
-            text = read_with(model, ids, slots, placed)
-            with torch.enable_grad():
-                gap = (model.predict(given.noisy, given.times, text) - given.wanted).square().flatten(1).mean(1).sum()
-            for value, slope in zip(free, torch.autograd.grad(gap, placed), strict=True):
-                value.grad = slope
+            for value in free:
+                value.grad = torch.zeros_like(value)
+            for part in subject.portions():
+                given, own = bank[step % len(bank)][part], [value[part] for value in placed]
+                text = read_with(model, tuple(one[part] for one in ids), slots[part], own)
+                with torch.enable_grad():
+                    gap = (model.predict(given.noisy, given.times, text) - given.wanted).square().flatten(1).mean(1)
+                for value, slope in zip(free, slopes(gap.sum(), placed), strict=True):
+                    value.grad += slope
             optimizer.step()
         for case, best in enumerate(nearest(free[0].detach(), rows[0]).tolist()):
             found[case].append(spell(model, [words[i] for i in best]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from erase.attacks.inject import vocabulary
 from erase.concept import Request
 from erase.errors import Interrupted
 from erase.evaluation.prompts import Ask
@@ -76,15 +77,33 @@ class Subject:
             raise Interrupted(f"stopped during {what}, {done} of {total} done")
         self.on_event(Progress(what=what, done=done, total=total))
 
+    def told(self, prompts: Sequence[str]) -> list[str]:
+        """What the model is given of prompts: a baseline strikes names from them. An embedding passes that by."""
+        hiding = self.model.hiding
+        return [hiding.read(prompt) if hiding else prompt for prompt in prompts]
+
+    def portions(self) -> list[slice]:
+        """The cases in parts that the device's memory holds together."""
+        size = at_once(self.model)
+        return [slice(start, start + size) for start in range(0, len(self.cases), size)]
+
+    def vocabulary(self) -> list[int]:
+        """Words that may be used: none of what is erased, nor of what is to be or was before."""
+        every = {concept.name for concept in (*self.request.concepts, *self.request.earlier)} | self.request.gone
+        return self.once("vocabulary", lambda: vocabulary(self.model, sorted(every)))
+
 
 @contextmanager
 def originally(subject: Subject) -> Iterator[None]:
-    """The original weights for the length of a block."""
+    """The original weights for the length of a block, with nothing between prompts and model."""
+    hiding = subject.model.hiding
     put_tensors(subject.model, subject.original)
+    subject.model.hiding = None
     try:
         yield
     finally:
         put_tensors(subject.model, subject.erased)
+        subject.model.hiding = hiding
 
 
 @contextmanager
@@ -138,8 +157,12 @@ def in_words(subject: Subject, words: list[list[str]], steps: list[str], what: s
 def walk(
     subject: Subject, text: Text, latents: Tensor, first: int = 0, last: int | None = None, what: str = ""
 ) -> Tensor:
-    """Take the solver's steps `first` to `last` with latents (N, C, h, w) under N prompts, a batch at a time."""
-    empty, size, done = subject.model.encode([""]), at_once(subject.model), []
+    """Take the solver's steps `first` to `last` with latents (N, C, h, w) under N prompts, a batch at a time.
+
+    Guidance steers away from what a baseline says; `text` is as the model is to read it (see `Subject.told`).
+    """
+    hiding = subject.model.hiding
+    empty, size, done = subject.model.encode([hiding.negative if hiding else ""]), at_once(subject.model), []
     for start in range(0, len(latents), size):
         subject.rest(what, start, len(latents))
         part = slice(start, start + size)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from erase.attacks.bank import Noised, noised
 from erase.attacks.budget import Budget
-from erase.attacks.inject import Ids, prefixed, read_with, room, spell, tables, vocabulary
+from erase.attacks.inject import Ids, prefixed, read_with, room, slopes, spell, tables
 from erase.attacks.simplex import project
 from erase.attacks.subject import Subject, Try, in_words, targets
 from erase.errors import InputError
@@ -38,7 +38,7 @@ def unlearn_diff_atk(subject: Subject, budget: Budget) -> list[Try]:
     """
     model, prompts = subject.model, [case.prompt for case in subject.cases]
     words = search_words(subject, budget.tokens)
-    ids, slots = prefixed(model, prompts, budget.tokens)
+    ids, slots = prefixed(model, subject.told(prompts), budget.tokens)
     clean, rows = targets(subject), [table.detach()[words] for table in tables(model)]
     chances = torch.full((len(prompts), budget.tokens, len(words)), 1 / len(words), device=model.device)
     optimizer = torch.optim.Adam([chances.requires_grad_(True)], lr=budget.lr)
@@ -52,8 +52,12 @@ def unlearn_diff_atk(subject: Subject, budget: Budget) -> list[Try]:
             drawn = torch.multinomial(chances.detach().flatten(0, 1).cpu(), 1, generator=generator)
             onehot = F.one_hot(drawn.view(len(prompts), -1), len(words)).to(chances).requires_grad_(True)
             given = noised(model, clean, stable_seed(subject.seed, "unlearn diff atk", step))
-            (slope,) = torch.autograd.grad(prefix_loss(model, ids, slots, rows, onehot, given).sum(), onehot)
-            chances.grad = slope.clamp(-1, 1)
+            chances.grad = torch.zeros_like(chances)
+            for part in subject.portions():
+                some = tuple(one[part] for one in ids)
+                loss = prefix_loss(model, some, slots[part], rows, onehot[part], given[part]).sum()
+                (slope,) = slopes(loss, [onehot])
+                chances.grad += slope.clamp(-1, 1)
             optimizer.step()
             with torch.no_grad():
                 chances.copy_(project(chances))
@@ -65,10 +69,9 @@ def unlearn_diff_atk(subject: Subject, budget: Budget) -> list[Try]:
 
 def search_words(subject: Subject, tokens: int) -> list[int]:
     """The words that a search may use. Raises `InputError` where a prompt has no room for so many."""
-    names = [concept.name for concept in subject.request.concepts]
     if tokens > room(subject.model) - 1:
         raise InputError(f"{tokens} words before a prompt leave it no room; this model takes {room(subject.model)}")
-    words = subject.once("vocabulary", lambda: vocabulary(subject.model, names))
+    words = subject.vocabulary()
     if len(words) < 2:
         raise InputError("the tokenizer has no words to search among, beside the concept's own")
     return words

@@ -15,16 +15,17 @@ import torch
 
 from erase.attacks import concept_inversion as inversion
 from erase.attacks import head_start, inject, relearning
-from erase.attacks.bank import noised
+from erase.attacks import subject as subjects
+from erase.attacks.bank import noised, original_bank
 from erase.attacks.budget import LEVELS, Budget
 from erase.attacks.estimate import expected, measure
-from erase.attacks.subject import Subject, develop, noise_of, untouched
+from erase.attacks.subject import Subject, develop, noise_of, originally, targets, untouched
 from erase.attacks.table import ATTACKS, chosen
 from erase.attacks.unlearn_diff_atk import prefix_loss
 from erase.concept import Concept, Request
 from erase.errors import InputError, Interrupted
 from erase.evaluation.prompts import Ask
-from erase.models import Model, model_hash, put_tensors, select
+from erase.models import Hiding, Model, model_hash, put_tensors, select
 from erase.sampling import sample
 from tests.integration.conftest import build_tiny
 
@@ -192,6 +193,71 @@ def test_completion_ends_at_the_erased_and_at_the_original_model(subject: Subjec
     for latents, pictures in ((none, erased), (every, original)):
         assert all((a == b).all() for a, b in zip(develop(subject.model, latents)[0], pictures, strict=True))
     assert any((a != b).any() for a, b in zip(erased, original, strict=True))
+
+
+@pytest.mark.parametrize("hiding", [Hiding((("cat", ""),)), Hiding(negative="cat")])
+def test_attacks_meet_what_hides_the_concept_and_the_original_does_not(subject: Subject, hiding: Hiding) -> None:
+    model, prompts, noise = subject.model, [case.prompt for case in subject.cases], noise_of(subject)
+    shots = [subject.shot(case) for case in subject.cases]
+    plain = sample(model, shots, steps=subject.steps, guidance=subject.guidance)
+    clean, (bank,) = targets(replace(subject, memo={})), original_bank(subject, 1, "p4d")
+    model.hiding = hiding
+    try:
+        hidden = sample(model, shots, steps=subject.steps, guidance=subject.guidance)
+        found = develop(model, head_start.complete(subject, prompts, noise, 0))[0]
+        assert all((a == b).all() for a, b in zip(found, hidden, strict=True))
+        assert any((a != b).any() for a, b in zip(found, plain, strict=True))
+        again = [head_start.restart(subject, words, clean, noise, 0.7) for words in (prompts, subject.told(prompts))]
+        assert torch.equal(*again)
+        with originally(subject):
+            assert model.hiding is None
+            bare = sample(model, shots, steps=subject.steps, guidance=subject.guidance)
+        assert model.hiding is hiding
+        assert any((a != b).any() for a, b in zip(bare, hidden, strict=True))
+        assert torch.equal(targets(replace(subject, memo={})), clean)
+        assert torch.equal(original_bank(replace(subject, memo={}), 1, "p4d")[0].wanted, bank.wanted)
+    finally:
+        model.hiding = None
+
+
+def test_a_search_takes_no_more_cases_at_once_than_fit(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [[t.prompt for t in ATTACKS[name].run(subject, BUDGET)] for name in ("unlearn_diff_atk", "p4d")]
+    sizes, predict = [], type(subject.model).predict
+
+    def counted(self: Model, noisy: torch.Tensor, *given: object) -> torch.Tensor:
+        sizes.append(len(noisy))
+        return predict(self, noisy, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(subjects, "at_once", lambda model: 1)
+    monkeypatch.setattr(type(subject.model), "predict", counted)
+    monkeypatch.setattr("erase.attacks.subject.sample", lambda model, shots, **_: [np.zeros((1, 1, 3))] * len(shots))
+    parts = [[t.prompt for t in ATTACKS[name].run(subject, BUDGET)] for name in ("unlearn_diff_atk", "p4d")]
+    assert set(sizes) == {1}
+    assert parts == whole
+
+
+def test_a_broken_model_is_attacked_to_the_end() -> None:
+    subject = make_subject(build_tiny())
+    broken = replace(subject, erased={name: value * float("nan") for name, value in subject.erased.items()})
+    put_tensors(subject.model, broken.erased)
+    for name in ("unlearn_diff_atk", "p4d", "concept_inversion"):
+        assert all(t.lost for t in ATTACKS[name].run(broken, BUDGET))
+
+
+def test_no_word_of_what_is_erased_is_used(subject: Subject) -> None:
+    more = Request((Concept("cat"),), (Concept("dog"), Concept("Frog")))
+    words = replace(subject, request=more, memo={}).vocabulary()
+    for name in ("cat", "dog", "frog"):
+        (token,) = subject.model.tokenizer(name, add_special_tokens=False).input_ids
+        assert token not in words
+        assert (token in subject.vocabulary()) == (name != "cat")
+
+
+def test_the_original_takes_more_steps_with_each_dose() -> None:
+    assert head_start.doses(25) == [1, 3, 5, 10]
+    assert head_start.doses(10) == [1, 2, 3, 4]
+    assert head_start.doses(50) == [2, 6, 10, 20]
+    assert [max(head_start.doses(steps)) for steps in (1, 2, 3)] == [1, 1, 2]  # the erased model draws the rest
 
 
 def test_no_relearning_step_is_the_erased_model(subject: Subject) -> None:
