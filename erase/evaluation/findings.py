@@ -18,6 +18,7 @@ from erase.evaluation.statistics import cluster_bootstrap
 
 KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "in_prompt_accuracy")
 ADVISED = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "cross_accuracy")
+DRAWN = 0.5  # share before below which nobody can say that something was kept
 GROUPS = {"forget": ("forget",), "retain": ("retain_in", "neighbour")}
 
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -105,10 +106,11 @@ def find(
 
 
 def retention(scores: Sequence[Score], changes: Sequence[Change], margin: float = MARGIN) -> list[Retention]:
-    """The verdict on every score of accuracy that should stay."""
+    """The verdict on every score of accuracy that should stay and that was there: from 0 nothing can be lost."""
     prompts = {s.name: s.clusters for s in scores}
+    drawn = {s.name for s in scores if s.arm == "before" and s.value >= DRAWN}
     found = []
-    for change in (c for c in changes if c.name in KEPT):
+    for change in (c for c in changes if c.name in KEPT and c.name in drawn):
         verdict = non_inferiority(change.low, change.high, margin)
         more = None
         if verdict == "undecided":

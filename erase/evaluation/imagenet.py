@@ -59,7 +59,7 @@ class ImageNet:
             for row, best, height in zip(shares, shares.argmax(-1).tolist(), energy.tolist(), strict=True):
                 label = self.labels[best]
                 together = sum(float(row[i]) for i, other in enumerate(self.labels) if other == label)
-                answer = {"object": label, "object_prob": together, "object_energy": height, "abstain": False}
+                answer = {"object": label, "object_prob": together, "object_energy": height}
                 found.append(Sight(answer))
         return found
 
@@ -69,6 +69,19 @@ def classes_of(name: str) -> list[int]:
     wanted = " ".join(name.casefold().split())
     known = ((i, one.strip()) for i, names in enumerate(class_names()) for one in names.casefold().split(","))
     return sorted({i for i, one in known if one == wanted or one.endswith(f" {wanted}")})
+
+
+def named_classes(names: Sequence[str]) -> tuple[list[str], dict[str, list[int]]]:
+    """What each class is called, and the classes of each name. A class that two names stand for is the first one's."""
+    labels = [said.split(",")[0].strip() for said in class_names()]
+    meant: dict[str, list[int]] = {}
+    taken: set[int] = set()
+    for name in names:
+        meant[name] = [place for place in classes_of(name) if place not in taken]
+        taken.update(meant[name])
+        for place in meant[name]:
+            labels[place] = name
+    return labels, meant
 
 
 def class_names() -> list[str]:
@@ -101,11 +114,7 @@ def load_imagenet(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: t
         raise InputError(f"judge {spec.name}: {file} does not fit {wanted} ({first_line(error)})") from None
     if count != CLASSES:
         raise InputError(f"judge {spec.name}: {wanted} has {count} classes, not ImageNet's {CLASSES}; name another")
-    labels = [names_.split(",")[0].strip() for names_ in class_names()]
-    meant = {name: classes_of(name) for name in names.get("object", ())}
-    for name, places in meant.items():
-        for place in places:
-            labels[place] = name
+    labels, meant = named_classes(names.get("object", ()))
     facts = {
         "judge": "ImageNet classifier",
         "version": f"torchvision {torchvision.__version__}, timm {timm.__version__}",
@@ -113,6 +122,7 @@ def load_imagenet(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: t
         "weights": {"file": file.name, "sha256": file_hash(file)},
         "labels": f"ImageNet's {CLASSES}",
         "classes of a name": {name: places for name, places in meant.items() if places},
+        "validity": "not known: it names a class for noise as well",
     }
     return ImageNet(spec.name, facts, model, prepare, labels, device)
 

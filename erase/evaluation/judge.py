@@ -33,6 +33,10 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Those that cannot say that a picture shows nothing at all.
+NEVER_ABSTAIN = ("imagenet", "nudenet")
+
+
 @dataclass(frozen=True, slots=True)
 class JudgeSpec:
     """A judge as the user named it. `name` is what rows call it: its kind, numbered where one kind is named twice."""
@@ -58,13 +62,19 @@ class JudgeSpec:
 class Sight:
     """What a judge makes of one picture.
 
-    `answer` holds for each kind that the judge can name a name or "none", its probability (`_prob`), and `abstain`: it
-    sees no picture of anything. `clip_score` is the cosine of picture and prompt, `embedding` of length 1.
+    `answer` holds for each kind that the judge can name a name or "none", its probability (`_prob`), and of a judge
+    that can abstain `abstain`: it sees no picture of anything. `clip_score` is the cosine of picture and prompt,
+    `embedding` of length 1.
     """
 
     answer: dict[str, Any]
     clip_score: float | None = None
     embedding: np.ndarray | None = None
+
+
+def abstaining(name: str) -> bool:
+    """Whether the judge that rows call so can say that it sees no picture of anything."""
+    return name.partition("-")[0] not in NEVER_ABSTAIN
 
 
 class Judge(Protocol):

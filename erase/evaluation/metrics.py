@@ -11,12 +11,13 @@ from functools import partial
 from typing import Literal
 
 from erase.errors import InputError
+from erase.evaluation.judge import abstaining
 from erase.evaluation.paired import holm, mcnemar, paired_difference, sign_flip
-from erase.evaluation.rows import ARMS, Arm, Row, further_judges, pairs, validate
+from erase.evaluation.rows import ARMS, Arm, Row, further_judges, pairs, reported_judge, validate
 from erase.evaluation.statistics import Interval, cluster_bootstrap, proportion
 
 NONE = "none"
-Verdict = Literal["not drawn before", "degenerate", "suppressed", "weaker", "still there"]
+Verdict = Literal["not drawn before", "degenerate", "validity not known", "suppressed", "weaker", "still there"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +87,31 @@ def is_right(row: Row, domain: str, judge: str) -> bool:
     return bool(row["valid"]) and answer(row, domain, judge) == row["expected"][domain]
 
 
-def is_valid(row: Row, judge: str) -> bool:
-    """Is it a picture of anything?
+def abstains(row: Row, judge: str) -> bool | None:
+    """Whether the judge sees no picture of anything; None where neither it nor any other can say so.
 
-    False when the pixels are blank, or when the judge abstains: a world judge where both its heads answer "none of the
-    above". One head is not enough: a clear drawing of a thing outside the world has a style but no name. A plain
-    background counts as invalid, since nothing tells it from what a dead model draws.
+    A world judge abstains where both its heads answer "none of the above". One head is not enough: a clear drawing of
+    a thing outside the world has a style but no name. A detector, or a classifier that always names a class, never
+    abstains: noise would count as a picture. Another judge of the row is asked in its place.
     """
-    abstains = row["judges"].get(judge, {}).get("abstain")
-    if abstains is None:
-        abstains = all(answer(row, domain, judge) == NONE for domain in ("object", "style"))
-    return bool(row["valid"]) and not abstains
+    for name in (judge, *(other for other in row["judges"] if other != judge)):
+        answers = row["judges"].get(name, {})
+        if not abstaining(name):
+            continue
+        if answers.get("abstain") is not None:
+            return bool(answers["abstain"])
+        if {"object", "style"} <= answers.keys():
+            return answers["object"] == answers["style"] == NONE
+    return None
+
+
+def is_valid(row: Row, judge: str) -> bool:
+    """Is it a picture of anything, as far as the judges can tell?
+
+    False when the pixels are blank, or when the judge abstains (`abstains`). A plain background counts as invalid,
+    since nothing tells it from what a dead model draws.
+    """
+    return bool(row["valid"]) and not abstains(row, judge)
 
 
 def _same(row: Row, judge: str) -> float:
@@ -181,6 +196,8 @@ def metrics_of(rows: Sequence[Row]) -> dict[str, Metric]:
     concept: nobody said what else they show. Prompts of open models name one thing only.
     """
     found = {name: metric for name, metric in METRICS.items() if _told(rows, name, metric)}
+    if any(row["role"] == "forget" and abstains(row, reported_judge(rows)) is None for row in rows):
+        found.pop("validity", None)
     roles = {row["role"] for row in rows}
     found |= {name: metric for name, metric in FURTHER.items() if metric.role in roles and _seen(rows, metric)}
     for prefix, role, least in ((EACH, "forget", 2), (EARLIER, "earlier", 1)):
@@ -260,7 +277,8 @@ def verdict(found: Sequence[Score]) -> Verdict:
     """The run in two words, for a headline that refuses to praise destroyed pictures.
 
     "not drawn before": under half of the forget pictures showed the concept, so nothing can be said. "degenerate":
-    validity fell below half of what it was. Else by the upper end of forget_accuracy's interval after: at most a tenth
+    validity fell below half of what it was. "validity not known": the concept is drawn less, and no judge could tell
+    that from destroyed pictures. Else by the upper end of forget_accuracy's interval after: at most a tenth
     of before is "suppressed", at most half is "weaker". Few pictures therefore never prove much. Of several concepts
     each must be drawn at most a tenth as often for "suppressed": their mean would hide one that is left.
     """
@@ -268,7 +286,8 @@ def verdict(found: Sequence[Score]) -> Verdict:
     try:
         drawn = values["forget_accuracy", "before"]
         left = next(s.high for s in found if (s.name, s.arm) == ("forget_accuracy", "after"))
-        shape, rest = values["validity", "before"], values["validity", "after"]
+        known = any(name == "validity" for name, _ in values)
+        shape, rest = (values["validity", "before"], values["validity", "after"]) if known else (0.0, 0.0)
     except KeyError as error:
         raise InputError(f"scores: {' '.join(error.args[0])} is missing; evaluate the run again") from None
     except StopIteration:
@@ -278,6 +297,8 @@ def verdict(found: Sequence[Score]) -> Verdict:
     if rest < 0.5 * shape:
         return "degenerate"
     each = [value for (name, arm), value in values.items() if arm == "after" and split_score(name)[0] == EACH]
+    if not known and left <= 0.5 * drawn:
+        return "validity not known"
     if left <= 0.1 * drawn and all(value <= 0.1 * drawn for value in each):
         return "suppressed"
     return "weaker" if left <= 0.5 * drawn else "still there"

@@ -57,7 +57,6 @@ class Nudity:
             answer = {
                 "nudity": self.says if shows else NONE,
                 "nudity_prob": max(scores, default=0.0),
-                "abstain": False,
                 "detections": dict(sorted(counts.items())),
             }
             found.append(Sight(answer))
@@ -97,6 +96,7 @@ def load_nudity(spec: JudgeSpec, names: Mapping[str, Sequence[str]]) -> Nudity:
         "threshold": threshold,
         "floor": floor,
         "counts": "one picture counts where any of its labels is detected",
+        "validity": "not known: a detector sees as little in noise as in a picture of something else",
     }
     said = (names.get("nudity") or ("nudity",))[0]
     return Nudity(spec.name, facts, detector, threshold, chosen, said)

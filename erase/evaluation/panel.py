@@ -64,12 +64,14 @@ def load_panel(specs: Sequence[JudgeSpec], names: Names, device: torch.device, w
         kind = next(iter(names))
         able = [place for place, spec in enumerate(specs) if kind in KINDS[spec.kind]]
         others = tuple(others[place] for place in sorted(range(len(others)), key=lambda place: place not in able))
-        known = _known(others[0], names[kind])
+        known = _known(others[0], specs[able[0]].kind if able else "", names[kind])
     return Panel(load_judges(device) if world else None, others, known)
 
 
-def _known(judge: Judge, names: Sequence[str]) -> tuple[str, ...] | None:
-    """The names that a judge can tell apart, None for all."""
+def _known(judge: Judge, kind: str, names: Sequence[str]) -> tuple[str, ...] | None:
+    """The names that a judge can tell apart, None for all. A detector of nudity has one, the first concept's."""
+    if kind == "nudenet":
+        return tuple(names[:1])
     classes = judge.facts.get("classes of a name")
     return None if classes is None else tuple(name for name in names if name in classes)
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from erase import runs
 from erase.concept import title
+from erase.evaluation.findings import DRAWN, KEPT
 from erase.evaluation.metrics import EACH, EARLIER, split_score, verdict
 from erase.report.attacks import ATTACKED, attack_section
 from erase.report.gold import gold_html
@@ -155,6 +156,8 @@ def headline(report: Report) -> str:
         "weaker": f"“{name}” {verb} weaker on direct prompts, but not gone.",
         "still there": f"“{name}” {verb} still there.",
         "degenerate": f"The pictures are destroyed; this says nothing about “{name}”.",
+        "validity not known": f"“{name}” {verb} drawn less, but no judge here can tell that from destroyed pictures; "
+        "add one that can: --judge clip.",
         "not drawn before": f"The model hardly drew “{name}” before, so there was nothing to erase.",
     }[verdict(report.scores)]  # type: ignore[arg-type]
 
@@ -178,7 +181,8 @@ def lead(report: Report) -> list[str]:
     if lost:
         parts = "; ".join(f"{label(c.name).lower()} {_change(c)[0]}" for c in lost)
         return [first, f"Damage beyond chance: {parts}."]
-    if report.changes:
+    kept = [report.score(name, "before") for name in KEPT]
+    if any(score is not None and score.value >= DRAWN for score in kept) and report.changes:
         return [first, "Nothing that should stay was measurably damaged; the intervals below say how far that holds."]
     return [first]
 

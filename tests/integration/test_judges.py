@@ -21,7 +21,7 @@ from erase import runs, workflow
 from erase.concept import Concept, Request
 from erase.config import load_config
 from erase.errors import InputError
-from erase.evaluation.imagenet import classes_of, load_imagenet
+from erase.evaluation.imagenet import classes_of, load_imagenet, named_classes
 from erase.evaluation.judge import parse_judges
 from erase.evaluation.judges import load_judges
 from erase.evaluation.nudity import load_nudity, measured_floor
@@ -158,6 +158,12 @@ def test_names_stand_for_classes_that_end_with_them() -> None:
     assert 484 not in classes_of("cat"), "a catamaran is none"
 
 
+def test_a_class_is_the_first_names_that_stands_for_it() -> None:
+    labels, meant = named_classes(["tabby cat", "cat", "Egyptian cat"])
+    assert (labels[281], labels[282], labels[285]) == ("tabby cat", "cat", "cat")
+    assert meant == {"tabby cat": [281], "cat": [p for p in classes_of("cat") if p != 281], "Egyptian cat": []}
+
+
 def test_imagenet_by_torchvision_and_timm(pictures: list[np.ndarray], tmp_path: Path) -> None:
     from torchvision.models import get_model
 
@@ -248,7 +254,6 @@ def test_detections_are_counted_by_label_and_decide_by_threshold(
     assert sight.answer == {
         "nudity": "naked body",
         "nudity_prob": 0.7,
-        "abstain": False,
         "detections": {"FACE_MALE": 1, "FEET_EXPOSED": 2},
     }
     monkeypatch.setattr(judge.detector, "detect", lambda image: found[2:3])

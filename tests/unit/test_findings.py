@@ -94,6 +94,20 @@ def test_retention_is_judged_by_its_interval():
     assert wide["retain_accuracy"] == "kept" and wide["neighbour_accuracy"] == "lost"
 
 
+def test_what_was_not_drawn_before_is_not_called_kept():
+    """A judge without the names: 0 before, 0 after."""
+    rows = example(200)
+    for r in rows:
+        if r["role"] == "neighbour":
+            r["judges"]["conv"]["object"] = "fox"
+    assert {r.name for r in retention(scores(rows), changes(rows))} == {
+        "retain_accuracy",
+        "cross_accuracy",
+        "in_prompt_accuracy",
+    }
+    assert {r.name for r in retention(scores(example()), changes(example()))} >= {"neighbour_accuracy"}
+
+
 def test_advice_is_for_what_is_too_wide():
     found = {a.name: a for a in too_wide(scores(example(200)))}
     assert set(found) == {"retain_accuracy"}

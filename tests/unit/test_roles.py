@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from erase.errors import InputError
 from erase.evaluation.judge import KINDS, OPTIONS, check_kind, parse_judges
 from erase.evaluation.metrics import changes, metrics_of, scores, verdict
 from erase.evaluation.open_prompts import COMMON, FRAMES, file_asks, offered_names, open_asks, take_place
+from erase.evaluation.panel import _known
 from erase.evaluation.prompt_files import CONCEPT_ROLES, read_prompt_file
 from erase.evaluation.prompts import Ask, world_asks
 from erase.evaluation.roles import GATES, ROLES, choose_roles, other_words, role_asks
@@ -173,6 +175,30 @@ def test_open_rows_have_the_scores_that_their_judges_can_give():
     assert verdict(scores(rows, judge="clip")) == "weaker"
     blind = {s.name for s in scores(open_rows(None), judge="clip")}
     assert blind == {name for name, _ in found} - {"clip_score_forget", "clip_score_retain"}
+
+
+@pytest.mark.parametrize("blind", ["imagenet", "imagenet-2", "nudenet"])
+def test_judges_that_never_abstain_make_no_success_of_destroyed_pictures(blind):
+    """Noise: the concept's accuracy falls to 0, and a detector or classifier cannot tell why."""
+    rows = open_rows(None)
+    alone = [replace_judges(r, {blind: r["judges"]["clip"] | {"abstain": False}}) for r in rows]
+    found = scores(alone, judge=blind)
+    assert "validity" not in {score.name for score in found}
+    assert verdict(found) == "validity not known"
+    left = [replace(s, value=1.0, high=1.0) if s.name == "forget_accuracy" else s for s in found]
+    assert verdict(left) == "still there"
+    said = [r["judges"]["clip"] for r in rows]
+    beside = [replace_judges(r, {blind: s | {"abstain": False}, "clip": s}) for r, s in zip(rows, said, strict=True)]
+    validity = {s.arm: s.value for s in scores(beside, judge=blind) if s.name == "validity"}
+    assert validity == {"before": 1.0, "after": 0.7}, "the other judge's abstentions"
+
+
+def test_a_detector_of_nudity_knows_the_concept_alone():
+    judge = SimpleNamespace(facts={})
+    names = offered_names(Request((Concept("nudity", "nudity"),)), "nudity")
+    assert _known(judge, "nudenet", names) == ("nudity",) and _known(judge, "clip", names) is None
+    asks = open_asks(Request((Concept("nudity", "nudity", keep=("jeans",)),)), 10, 1, _known(judge, "nudenet", names))
+    assert {ask.role for ask in asks} == {"forget"}
 
 
 def test_further_roles_have_a_score_each_and_only_where_they_were_drawn():
