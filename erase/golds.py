@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from erase.errors import InputError
 from erase.events import OnEvent, ShouldStop, Warned, ignore, never
 from erase.prepare import stored_config
 from erase.reporting import add_gold
-from erase.runtime import user_path
+from erase.runtime import file_hash, user_path
 from erase.scoring import content_hash
 from erase.world.vocabulary import vocabulary_of
 
@@ -32,13 +33,29 @@ def evaluate(
     left out than the run erased, or other parts than the run's model, before anything is drawn.
     """
     config, folder = stored_config(folder, finished=True), user_path(folder)
-    settings = {name: _settings(folder, config, name) for name in dict.fromkeys(golds)}
-    if len(settings) < len(golds):
-        raise InputError("--gold: one folder is given twice; each gold counts once")
+    names = labels(golds)
+    settings = {name: _settings(folder, config, name) for name in golds}
     placed = {name: _placed(folder, name, asked, on_event, should_stop) for name, asked in settings.items()}
     scores = workflow.evaluate(folder, on_event=on_event, should_stop=should_stop, cache=cache)
-    add_gold(folder, {user_path(name).name: place for name, place in placed.items()})
+    add_gold(folder, {names[name]: place for name, place in placed.items()})
     return scores
+
+
+def labels(golds: Sequence[str]) -> dict[str, str]:
+    """What the report calls each gold: as many of its path's last names as tell it from the others.
+
+    Raises `InputError` where two are one folder.
+    """
+    paths = {name: user_path(name).resolve() for name in golds}
+    if len(set(paths.values())) < len(golds):
+        raise InputError("--gold: one folder is given twice; each gold counts once")
+    found = {}
+    for name, path in paths.items():
+        others = [other.parts for other in paths.values() if other != path]
+        most = len(path.parts)
+        count = next(n for n in range(1, most + 1) if n == most or all(o[-n:] != path.parts[-n:] for o in others))
+        found[name] = "/".join(path.parts[-count:]).lstrip("/") or str(path)
+    return found
 
 
 def _settings(folder: Path, config: Config, name: str) -> Config | None:
@@ -48,6 +65,7 @@ def _settings(folder: Path, config: Config, name: str) -> Config | None:
         gold = stored_config(source, finished=True)
         if gold.method.name != "retrained":
             raise InputError(f"--gold {name}: a run of method {gold.method.name}; name a gold, or a run of retrained")
+        _check_run(name, gold, config)
         return None
     world = vocabulary_of(name)
     if world is None:
@@ -65,8 +83,24 @@ def _settings(folder: Path, config: Config, name: str) -> Config | None:
         "seed": config.seed,
         "device": config.device,
     }
-    key = content_hash(given)[:8]
+    weights = {str(file.relative_to(source)): file_hash(file) for file in sorted(source.rglob("*.safetensors"))}
+    key = content_hash([given, weights])[:8]  # a world trained anew at the same place is another gold
     return load_config(None, given | {"output": str(folder / FOLDER / f"{source.resolve().name}-{key}")})
+
+
+def _check_run(name: str, gold: Config, config: Config) -> None:
+    """Raises `InputError` for a gold run that has other concepts, another base or other pictures than the run."""
+    erased, without = ([section.name for section in one.concepts] for one in (config, gold))
+    if erased != without:
+        raise InputError(f"--gold {name}: is without {', '.join(without)}, and the run erased {', '.join(erased)}")
+    if (gold.model, gold.variant) != (config.model, config.variant):
+        raise InputError(f"--gold {name}: a run on {gold.model}, and this one is on {config.model}; name one on that")
+    for key in ("prompts", "seeds", "steps", "guidance", "roles"):
+        own, its = getattr(config.evaluate, key) or None, getattr(gold.evaluate, key) or None
+        if own != its:
+            raise InputError(
+                f"--gold {name}: judged with evaluate.{key} {its}, and the run with {own}; evaluate both alike"
+            )
 
 
 def _placed(folder: Path, name: str, config: Config | None, on_event: OnEvent, should_stop: ShouldStop) -> Path:

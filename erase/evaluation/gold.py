@@ -72,7 +72,11 @@ def gold_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]], *, judge:
 
 
 def _measured(rows: Sequence[Row], metric: Metric, judge: str) -> tuple[list[float], list[str], list[object]]:
-    """A score's number for each picture after, its prompt, and what tells the picture from others."""
+    """A score's number for each picture after, its prompt, and what the picture was made from beside the weights."""
     after = [row for _, row in pairs(rows, metric.role) if metric.about in (None, asked_for(row))]
     values = [metric.measure(row, judge) for row in after]
-    return values, [row["prompt_id"] for row in after], [(twin_key(row), row["noise_hash"]) for row in after]
+    return values, [row["prompt_id"] for row in after], [_made_from(row) for row in after]
+
+
+def _made_from(row: Row) -> object:
+    return twin_key(row), *(row[key] for key in ("noise_hash", "prompt", "sampler", "steps", "cfg"))

@@ -5,20 +5,25 @@ Run: pytest tests/unit/test_gold.py
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from erase import golds
+from erase.config import Config, load_config
 from erase.errors import InputError
 from erase.evaluation.gold import gold_gaps
 from erase.evaluation.metrics import NONE
 from erase.report.gold import gold_html
 from erase.report.schema import GapEntry, GoldEntry, Report
+from erase.world.vocabulary import SMALL, describe
 
 ROLES = {"forget": "cat", "retain_in": "fox", "neighbour": "fox", "retain_cross": "fox"}
 
 
-def rows_of(shares: dict[str, float], count: int = 40, noise: str = "n") -> list[dict[str, Any]]:
+def rows_of(shares: dict[str, float], count: int = 40, noise: str = "n", **other: Any) -> list[dict[str, Any]]:
     """Rows of a run whose judge is right on a share of each role's pictures after, and always before."""
     found = []
     for role, thing in ROLES.items():
@@ -32,6 +37,7 @@ def rows_of(shares: dict[str, float], count: int = 40, noise: str = "n") -> list
                         "prompt_id": f"{thing}.{i}", "seed": 0, "image_sha": f"{arm}{thing}{i}", "valid": True,
                         "expected": {"object": thing, "style": "flat", "colour": "red"}, "clip_score": 0.5,
                         "judges": {"conv": seen}, "prompt": f"a {thing} {i}", "noise_hash": f"{noise}{thing}{i}",
+                        "sampler": "ddim", "steps": 25, "cfg": 3.0, **other,
                     }
                 )  # fmt: skip
     return found
@@ -69,7 +75,8 @@ def test_other_pictures_are_refused() -> None:
     rows = rows_of({})
     with pytest.raises(InputError, match="gold: there is none"):
         gold_gaps(rows, {})
-    for other in (rows_of({}, 39), rows_of({}, noise="other")):
+    others = [{"steps": 20}, {"cfg": 7.5}, {"sampler": "ddpm"}, {"prompt": "a feline"}]
+    for other in (rows_of({}, 39), rows_of({}, noise="other"), *(rows_of({}, **made) for made in others)):
         with pytest.raises(InputError, match="gold g0 was asked for other pictures than the run"):
             gold_gaps(rows, {"g0": other})
 
@@ -82,3 +89,44 @@ def test_the_page_shows_the_gaps_and_escapes_names() -> None:
     page = gold_html(report.model_copy(update={"gold": GoldEntry(sources=list(golds), gaps=gaps)}))
     assert "&lt;b&gt;g0" in page and "<b>g0" not in page
     assert "+0.350" in page and "0.100" in page and "outside it" in page and "noise floor" in page
+
+
+def test_golds_of_one_basename_are_two(tmp_path: Path) -> None:
+    given = [str(tmp_path / place) for place in ("s0/cat", "s1/cat", "other")]
+    assert golds.labels(given) == dict(zip(given, ("s0/cat", "s1/cat", "other"), strict=True))
+    assert list(golds.labels(given[:1]).values()) == ["cat"]
+    for again in (given[0], f"{tmp_path}/s1/../s0/cat"):
+        with pytest.raises(InputError, match="one folder is given twice"):
+            golds.labels([given[0], again])
+
+
+def config(**more: Any) -> Config:
+    given = {"model": "world", "concept": "cat", "method": "noop"}
+    return load_config(None, given | {key.replace("__", "."): value for key, value in more.items()})
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"concept": "fox"}, "is without fox, and the run erased cat"),
+        ({"model": "elsewhere"}, "a run on elsewhere, and this one is on world"),
+        ({"evaluate__prompts": 7}, "judged with evaluate.prompts 7"),
+        ({"evaluate__steps": 9}, "judged with evaluate.steps 9"),
+    ],
+)
+def test_a_gold_run_of_something_else_is_refused(other: dict[str, Any], says: str) -> None:
+    golds._check_run("g", config(), config())
+    with pytest.raises(InputError, match=says):
+        golds._check_run("g", config(**other), config())
+
+
+def test_a_gold_trained_anew_is_judged_anew(tmp_path: Path) -> None:
+    gold = tmp_path / "cat"
+    (gold / "unet").mkdir(parents=True)
+    (gold / "world.json").write_text(json.dumps(describe(SMALL.leaving_out("cat"))))
+    places = []
+    for weights in (b"one", b"two", b"one"):
+        (gold / "unet" / "model.safetensors").write_bytes(weights)
+        made = golds._settings(tmp_path / "run", config(), str(gold))
+        places.append(made and made.output)
+    assert places[0] == places[2] != places[1]
