@@ -7,9 +7,9 @@ from importlib.util import find_spec
 
 from erase.concept import Concept, Request, title
 from erase.config import WORLD, Config, first_model, load_config, run_folders, unused_settings
-from erase.config.schema import ConceptSection
+from erase.config.schema import ConceptSection, EvaluateSection
 from erase.errors import InputError
-from erase.evaluation.judge import check_kind, parse_judges
+from erase.evaluation.judge import AUTO, check_kind, parse_judges
 from erase.evaluation.open_prompts import file_asks, one_kind, open_asks
 from erase.evaluation.prompt_files import read_prompt_files
 from erase.evaluation.prompts import resolve, world_asks, world_concept
@@ -154,3 +154,12 @@ def _words(section: ConceptSection) -> list[str]:
     """All that a section names."""
     kept = [] if section.keep == "auto" else section.keep
     return [word for word in (section.name, section.anchor, *kept) if word]
+
+
+def anywhere(config: Config) -> EvaluateSection:
+    """The settings of judging with absolute paths."""
+    asked = config.evaluate
+    files, judges = read_prompt_files(asked.files or ()), parse_judges(asked.judges or ())
+    absolute = {"files": [file.text() for file in files] or None, "judges": [spec.text() for spec in judges] or None}
+    inception = asked.inception if asked.inception in (None, AUTO) else str(user_path(asked.inception).absolute())
+    return asked.model_copy(update={**absolute, "inception": inception})

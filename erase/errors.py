@@ -2,12 +2,15 @@
 
     EraseError            1   a run failed
     ├── InputError        2   something given from outside is wrong
+    │   └── Unresumable   2   what a run saved is broken or of another one
     └── Interrupted     130   stopped on request; the run can be resumed
 
 The text of an error is one line: what is wrong, the value got, what to do next.
 """
 
 from __future__ import annotations
+
+AFRESH = "start a new run"  # in the text of each `Unresumable`, by which a batch tells it from other wrong input
 
 
 class EraseError(Exception):
@@ -20,6 +23,10 @@ class InputError(EraseError):
     """A value, file or folder given from outside cannot be used."""
 
     exit_code = 2
+
+
+class Unresumable(InputError):
+    """What a run saved cannot be gone on with, whatever is tried. Its text holds `AFRESH`, for other processes."""
 
 
 class Interrupted(EraseError):

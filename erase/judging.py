@@ -10,15 +10,13 @@ from erase.attacking import AttackPlan
 from erase.check import named_request
 from erase.concept import Request
 from erase.config import Config, first_model
-from erase.config.schema import EvaluateSection
-from erase.evaluation.fidelity import AUTO, inception_file
+from erase.evaluation.fidelity import inception_file
 from erase.evaluation.judge import parse_judges
 from erase.evaluation.panel import WORLD_JUDGES
 from erase.evaluation.prompt_files import read_prompt_files
 from erase.evaluation.roles import choose_roles
 from erase.methods import BASELINES
 from erase.models import Hiding, Model
-from erase.runtime import user_path
 from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
 from erase.world.vocabulary import vocabulary_of
 
@@ -54,15 +52,6 @@ def check_judges(config: Config, model: Model, request: Request) -> None:
     plan = judge_plan(config, "")
     if is_judged(config, model) and plan.judges:
         asks_of(plan, model, request, open_panel(plan, model, request).known)
-
-
-def anywhere(config: Config) -> EvaluateSection:
-    """The settings of judging with absolute paths."""
-    asked = config.evaluate
-    files, judges = read_prompt_files(asked.files or ()), parse_judges(asked.judges or ())
-    absolute = {"files": [file.text() for file in files] or None, "judges": [spec.text() for spec in judges] or None}
-    inception = asked.inception if asked.inception in (None, AUTO) else str(user_path(asked.inception).absolute())
-    return asked.model_copy(update={**absolute, "inception": inception})
 
 
 def deciding(config: Config, sections: set[str]) -> dict[str, Any]:

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from erase import runs
-from erase.check import check_config, less_memory, named_request
+from erase.check import anywhere, check_config, less_memory, named_request
 from erase.concept import FRAMES, Request, phrase
 from erase.config import BASELINES, UNTRAINED, Config, load_config, run_folders
 from erase.config.schema import TrainSection
 from erase.distributed import ALONE, Group
-from erase.errors import InputError
+from erase.errors import AFRESH, InputError, Unresumable
 from erase.estimate import COUNTED, GIB, Need, Weights, bytes_of_states, estimate, rounded
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop, ignore, never
-from erase.judging import anywhere, check_judges, deciding, hiding_of
+from erase.judging import check_judges, deciding, hiding_of
 from erase.methods import METHODS, Options
 from erase.methods.editing import EditOptions
 from erase.models import (
@@ -253,13 +253,16 @@ def _loaded(config: Config, device: torch.device, on_event: OnEvent = ignore, sh
 def put_trained(folder: Path, config: Config, model: Model) -> dict[Arm, dict[str, Tensor]]:
     """Put a finished run's tensors into its base model; return the trained subset before and after."""
     path, wanted, lora = folder / runs.MODEL, select(model, config.method.parameters), lora_plan(config)
-    tensors, about = runs.load_tensors(path)
+    try:
+        tensors, about = runs.load_tensors(path)
+    except InputError as error:
+        raise Unresumable(f"{error}; {AFRESH}") from None
     if lora is not None:
         names = [f"{layer}.weight" for layer in layers(model, config.method.parameters)]
         wanted = {name: wanted[name] for name in names}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
-            raise InputError(f"{path}: tensor {name} holds NaN or infinity; run the erasure again")
+            raise Unresumable(f"{path}: tensor {name} holds NaN or infinity; {AFRESH}")
     before = {name: value.detach().clone() for name, value in wanted.items()}
     try:
         after = tensors if lora is None else merge(before, tensors, lora)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from erase.errors import InputError, first_line
+from erase.errors import AFRESH, InputError, Unresumable, first_line
 from erase.events import Event, OnEvent, Warned, ignore, to_json
 from erase.runtime import CHECKPOINTS, CONFIG, DONE, EVENTS, command, replacing, write_text
 
@@ -105,9 +105,9 @@ def read_guards(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / GUARDS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / GUARDS} is missing or damaged ({error}); run the erasure again") from None
+        raise Unresumable(f"{folder / GUARDS} is missing or damaged ({error}); {AFRESH}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{folder / GUARDS} holds no guards; run the erasure again")
+        raise Unresumable(f"{folder / GUARDS} holds no guards; {AFRESH}")
     return found
 
 
@@ -264,7 +264,7 @@ def load_checkpoint(folder: Path, on_event: OnEvent = ignore) -> tuple[Path, dic
             return path, _whole(path)
         except InputError as error:
             if number + 1 == len(found):
-                raise InputError(f"{error}; start the run again") from None
+                raise Unresumable(f"{error}; {AFRESH}") from None
             on_event(Warned(text=f"{error}; going on from {found[number + 1].name}"))
     return None
 
@@ -288,12 +288,12 @@ def check_origin(path: Path, found: Any, wanted: dict[str, str]) -> None:
     """Refuse weights that were trained with other settings or from other weights than the run has now."""
     found = found if isinstance(found, dict) else {}
     if found.get("format") != wanted["format"]:
-        raise InputError(f"{path} was made by a version of erase whose runs this one cannot open; start a new run")
+        raise Unresumable(f"{path} was made by a version of erase whose runs this one cannot open; {AFRESH}")
     for what, value in wanted.items():
         if found.get(what) != value:
-            raise InputError(
+            raise Unresumable(
                 f"{path} was made with other {what} than the run has now: {CONFIG} or the model was changed since; "
-                "change it back, or start a new run"
+                f"change it back, or {AFRESH}"
             )
 
 

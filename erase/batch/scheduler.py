@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from erase.batch.engines import Engine
 from erase.batch.task import Task
 from erase.batch.worker import Ended
-from erase.errors import InputError
+from erase.errors import AFRESH, InputError
 from erase.events import ShouldStop
 
 PAUSE = 0.02  # seconds between looks, when nothing has ended
@@ -49,8 +49,9 @@ def carry_out_all(
 ) -> dict[str, Status]:
     """Carry out every task, each until it is done, failed 1 + `retries` times, or all are stopped.
 
-    One that was refused for its input (code 2) is not tried again, but one that was to go on with a broken run
-    begins anew. Whatever happens, no process is left when this returns or raises.
+    One that was refused for its input (code 2) is not tried again, unless it went on with a run: what was good enough
+    to begin may fail for a while, and a run that says itself that it is broken begins anew. Whatever happens, no
+    process is left when this returns or raises.
     """
     found = {task.name: Status() for task in tasks}
     queue, active = deque(tasks), dict[str, Task]()
@@ -63,12 +64,13 @@ def carry_out_all(
                 engine.stop()
             while queue and engine.free > 0:
                 _start(queue.popleft(), engine, found, active, watcher)
-            ends = [*_refused(found, active), *engine.poll()]
+            refused = _refused(found, active)
+            ends = [*refused, *engine.poll()]
             for name, ended in ends:
                 task = active.pop(name)
-                again = _settle(task, ended, found[name], retries, stopping, watcher)
-                if again is not None:
-                    queue.append(again)
+                if _settle(task, ended, found[name], retries, stopping, watcher):
+                    # One that could not be begun is as it was: what was to be put aside may lie there still.
+                    queue.append(task if name in dict(refused) else replace(task, aside=_broken(ended)))
             watcher.tick()
             if not ends:
                 time.sleep(PAUSE)
@@ -99,8 +101,8 @@ def _refused(found: dict[str, Status], active: dict[str, Task]) -> list[tuple[st
     return [(name, Ended(1, found[name].error)) for name in active if found[name].error]
 
 
-def _settle(task: Task, ended: Ended, status: Status, retries: int, stopping: bool, watcher: Watcher) -> Task | None:
-    """Note how an attempt ended; the task as it is to be tried again, if it is."""
+def _settle(task: Task, ended: Ended, status: Status, retries: int, stopping: bool, watcher: Watcher) -> bool:
+    """Note how an attempt ended; whether the task is to be tried again."""
     status.seconds, status.error = time.monotonic() - status.began, ended.error
     refused = ended.code == InputError.exit_code
     again = not stopping and not ended.stopped and status.attempts <= retries and (not refused or ended.resumed)
@@ -112,4 +114,9 @@ def _settle(task: Task, ended: Ended, status: Status, retries: int, stopping: bo
         status.state = "waiting" if again else "failed"
     watcher.ended(task, ended, status)
     watcher.changed(task.name, status)
-    return replace(task, aside=refused) if status.state == "waiting" else None
+    return status.state == "waiting"
+
+
+def _broken(ended: Ended) -> bool:
+    """Whether a run said that it cannot be gone on with, and not that a disk is full or a model out of reach."""
+    return ended.resumed and ended.code == InputError.exit_code and AFRESH in ended.error

@@ -147,7 +147,10 @@ def last_error(log: Path, code: int, begin: int = 0) -> str:
     else:
         error = lines[-1] if lines else f"ended with code {code}"
     shown = printable(error)
-    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
+    if len(shown) <= LONGEST:
+        return shown
+    half = LONGEST // 2 - 3  # the end of a message says what to do next
+    return f"{shown[:half]} ... {shown[-half:]}"
 
 
 def tail(folder: Path, offset: int = 0, most: int | None = None) -> tuple[list[dict[str, Any]], int]:

@@ -11,11 +11,11 @@ import torch
 
 from erase.errors import InputError, first_line
 from erase.evaluation.features import as_uint8
+from erase.evaluation.judge import AUTO
 from erase.runtime import file_hash, user_path
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 DIGEST = "6726825d"  # how the SHA-256 of the published file begins, as its name says
-AUTO = "auto"
 BATCH = 32
 
 

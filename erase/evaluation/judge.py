@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 NONE = "none"
+AUTO = "auto"  # the weights of FID, where torch keeps what it downloads
 # The options of each judge; the first is meant by a word without "=".
 OPTIONS: dict[str, tuple[str, ...]] = {
     "clip": ("model", "pretrained", "weights"),

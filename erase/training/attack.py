@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from erase.distributed import ALONE, Group
-from erase.errors import InputError
+from erase.errors import AFRESH, Unresumable
 from erase.methods import Batch, Options
 from erase.methods.advunlearn import attack
 from erase.methods.parts import Predict
@@ -57,5 +57,5 @@ class Attack:
     def load(self, saved: list[Tensor]) -> None:
         """Go on from `state`; raises `InputError` for that of another model or number of tokens."""
         if [tuple(value.shape) for value in saved] != [tuple(value.shape) for value in self.prefix]:
-            raise InputError("the checkpoint's adversarial prefix is of other sizes; start the run again")
+            raise Unresumable(f"the checkpoint's adversarial prefix is of other sizes; {AFRESH}")
         self.prefix = tuple(value.to(old) for value, old in zip(saved, self.prefix, strict=True))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erase.concept import Request
 from erase.distributed import ALONE, Group
-from erase.errors import InputError
+from erase.errors import AFRESH, InputError, Unresumable
 from erase.events import OnEvent, ShouldStop, never
 from erase.methods import METHODS, Batch, Method, Nets, Options
 from erase.methods.masks import fisher_mask, gradient_mask
@@ -106,12 +106,13 @@ class Session:
                 self.attack.load(saved["attack"])
         except (KeyError, TypeError, AttributeError) as error:
             self.trained.load(before)
-            raise InputError(
-                f"the checkpoint is of another version or damaged ({error!r}); start the run again"
-            ) from None
-        except InputError:
+            raise Unresumable(f"the checkpoint is of another version or damaged ({error!r}); {AFRESH}") from None
+        except Unresumable:
             self.trained.load(before)
             raise
+        except InputError as error:  # of the optimizer, which cannot know where its state is from
+            self.trained.load(before)
+            raise Unresumable(f"{error}, or {AFRESH}") from None
 
     def loss(self, role: str, round: int, micro: int = 0, rows: slice | None = None) -> Tensor:
         """The loss of a role on its own batch of this round; which one depends on (seed, role, round, micro) alone.

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 from erase import runs
-from erase.errors import InputError
+from erase.errors import AFRESH, InputError
 from erase.events import Scored, Step, Warned, ignore, to_json
 from erase.report.schema import build_report, write_report
 from erase.runtime import output_folder, replacing, sweep, user_path, write_json, write_png, write_text
@@ -221,7 +221,7 @@ def test_a_checkpoint_with_any_byte_wrong_is_one_line_or_as_it_was(tmp_path: Pat
         try:
             found = runs.load_checkpoint(tmp_path)
         except InputError as error:
-            assert "\n" not in str(error) and "start the run again" in str(error)
+            assert "\n" not in str(error) and AFRESH in str(error)
             failed += 1
         else:
             assert found is not None and torch.equal(found[1]["trained"]["a"], torch.ones(300)), place
@@ -263,7 +263,7 @@ def test_guards_must_be_there_and_whole(tmp_path: Path) -> None:
     for content in (None, "{", "[]"):
         if content is not None:
             write_text(tmp_path / runs.GUARDS, content)
-        with pytest.raises(InputError, match="run the erasure again"):
+        with pytest.raises(InputError, match=AFRESH):
             runs.read_guards(tmp_path)
     write_json(tmp_path / runs.GUARDS, {"changed_tensors": 3})
     assert runs.read_guards(tmp_path) == {"changed_tensors": 3}
