@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from erase.check import check_config
+from erase.check import anywhere, check_config
 from erase.concept import title
-from erase.config import EDITORS, WORLD, Config, make_config, read_settings
+from erase.config import UNTRAINED, WORLD, Config, make_config, read_settings
 from erase.errors import InputError, printable
 from erase.runtime import user_path
 
@@ -34,7 +34,7 @@ class Job:
     @property
     def optimizer(self) -> str:
         """Its optimizer, or "" for a method that does not train."""
-        trains = self.config.train is not None and self.config.method.name not in EDITORS
+        trains = self.config.train is not None and self.config.method.name not in UNTRAINED
         return self.config.turns.optimizer if trains else ""
 
 
@@ -182,7 +182,7 @@ def _jobs(
         job = _job(base, combined, problems, warnings, checked)
         same = jobs.get(job.name) if job else None
         if job is None or (same and same.config == job.config):
-            continue  # a closed form has no optimizer, so all of them are one job
+            continue  # what does not train has no optimizer, so all of them are one job
         if same:
             problems.add("two jobs have this name; tell them apart as entries of `settings`", job.name)
         jobs[job.name] = job
@@ -201,12 +201,12 @@ def _job(
     label, more = setting or ("", {})
     overrides = {"concept": concept, "method": method, "seed": seed, **more}
     overrides = {key: value for key, value in overrides.items() if value is not None}
-    if optimizer is not None and _method({**base, **overrides}) not in EDITORS:
+    if optimizer is not None and _method({**base, **overrides}) not in UNTRAINED:
         overrides = {"train.optimizer": optimizer, **overrides}
     known_as = " ".join(_short(value) for value in (concept, method, optimizer, seed, label) if value not in (None, ""))
     try:
         config = make_config(base, overrides)
-        config = config.model_copy(update={"model": _found(config.model)})
+        config = _placed(config)
         job = Job(_name(config, label), config, label)
         alike = config.model_dump_json(exclude={"seed"})
         if alike not in checked:
@@ -221,8 +221,17 @@ def _job(
     return job
 
 
+def _placed(config: Config) -> Config:
+    """The settings with whole paths, since a worker may begin in another folder."""
+    update: dict[str, Any] = {"model": _found(config.model), "evaluate": anywhere(config)}
+    if config.method.source:
+        source = str(user_path(config.method.source).resolve())
+        update["method"] = config.method.model_copy(update={"source": source})
+    return config.model_copy(update=update)
+
+
 def _found(model: str) -> str:
-    """A model's folder or file by its whole path, since a worker may begin in another folder; other names as they are.
+    """A model's folder or file by its whole path; other names as they are.
 
     Raises `InputError` for a path that leads nowhere.
     """

@@ -68,6 +68,33 @@ def test_what_is_no_axis_comes_from_the_base(tmp_path: Path) -> None:
     assert [job.name for job in read_matrix(written(tmp_path, uce)).jobs] == ["owl-uce-s0"]
 
 
+def test_what_trains_nothing_is_one_job_for_all_optimizers(tmp_path: Path) -> None:
+    text = "concepts: [cat]\nmethods: [noop, word_filter, uce, ga]\noptimizers: [dual, shared]\n"
+    jobs = read_matrix(written(tmp_path, text)).jobs
+    assert {job.name for job in jobs} == {
+        "cat-noop-s0", "cat-word_filter-s0", "cat-uce-s0", "cat-ga-dual-s0", "cat-ga-shared-s0",
+    }  # fmt: skip
+    assert len(jobs) == 5 and {job.optimizer for job in jobs if job.config.method.name != "ga"} == {""}
+
+
+def test_paths_mean_the_same_to_a_worker_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.csv").write_text("prompt\na cat\n")
+    for name in ("incep.pth", "clip.pt"):
+        Path(name).touch()
+    text = (
+        "concepts: [cat]\nbase:\n  method: {name: retrained, source: gold}\n"
+        "  evaluate: {files: [forget=p.csv], inception: incep.pth, judges: ['clip:model=ViT-B-32,weights=clip.pt']}\n"
+    )
+    config = read_matrix(written(tmp_path, text)).jobs[0].config
+    assert config.method.source == str(tmp_path / "gold")
+    assert config.evaluate.files == [f"forget={tmp_path / 'p.csv'}"]
+    assert config.evaluate.inception == str(tmp_path / "incep.pth")
+    assert config.evaluate.judges == [f"clip:model=ViT-B-32,weights={tmp_path / 'clip.pt'}"]
+    plain = read_matrix(written(tmp_path, "concepts: [cat]")).jobs[0].config.evaluate
+    assert (plain.files, plain.judges, plain.inception) == (None, None, None)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
