@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone; read when ray is imported
 
 import ray
-from ray.exceptions import RayError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
 from erase import __version__
 from erase.batch.engines import Resources, threads_of
@@ -42,6 +42,8 @@ class Cluster:
     def __init__(self, output: Path, resources: Resources) -> None:
         self._output = output.resolve()
         self._store = Store(resources.artefacts) if resources.artefacts else None
+        if self._store:
+            self._store.drop(FLAG)  # of a batch that was killed while it stopped
         self._cpus = resources.cpus or 1
         options: dict[str, Any] = {"num_cpus": self._cpus, "max_retries": LOST, "retry_exceptions": False}
         if resources.gpus_per_job:
@@ -54,24 +56,28 @@ class Cluster:
         except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
             at = f"at {resources.address!r}" if resources.address else "on this machine"
             raise InputError(f"no Ray cluster answers {at}: {first_line(error)}") from None
-        self._limit = resources.workers or self._places(resources)
+        places = self._places(resources)
+        self._limit = resources.workers or 2 * places  # as many again, so that none of it waits for us
         # Sent by its name: every node has the package, of the same version, which the task checks.
         self._remote = ray.remote(on_node).options(**options)
         self._running: dict[Any, Task] = {}
         self._stopping = False
 
     def _places(self, resources: Resources) -> int:
-        """As many jobs as the cluster can have at once, and as many again, so that none of it waits for us."""
-        there = ray.cluster_resources()
-        counts = [there.get("CPU", 1.0) / self._cpus]
-        if resources.gpus_per_job:
-            counts.append(there.get("GPU", 0.0) / resources.gpus_per_job)
-        if min(counts) < 1:
-            raise InputError(
-                f"the cluster has {there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs, too few for a job "
-                f"with {self._cpus} cores and {resources.gpus_per_job:g} GPUs"
+        """As many jobs as the cluster can have at once, each on one node. Raises `InputError` where none has room."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        count = sum(_room(node, self._cpus, resources.gpus_per_job) for node in nodes)
+        if not count:
+            ray.shutdown()
+            most = " and ".join(
+                f"{max((node.get(kind, 0.0) for node in nodes), default=0):g} {word}"
+                for kind, word in (("CPU", "cores"), ("GPU", "GPUs"))
             )
-        return 2 * int(min(counts))
+            raise InputError(
+                f"no node of the cluster has room for a job with {self._cpus} cores and {resources.gpus_per_job:g} "
+                f"GPUs; a node has {most} at most: lower --cpus-per-job or --gpus-per-job"
+            )
+        return count
 
     @property
     def free(self) -> int:
@@ -79,7 +85,10 @@ class Cluster:
         return self._limit - len(self._running)
 
     def start(self, task: Task) -> None:
-        """Send a task."""
+        """Send a task. What is to be put aside in the store is put aside here, once, also if Ray begins it again."""
+        if self._store and task.aside:
+            self._store.put_aside(task.name)
+            task = replace(task, aside=False)
         settings = task.settings.read_text(encoding="utf-8")
         place = task if self._store else _absolute(task)
         environment = threads_of(self._cpus) | {key: os.environ[key] for key in PASSED if key in os.environ}
@@ -104,7 +113,8 @@ class Cluster:
         except TaskCancelledError:
             return Ended(Interrupted.exit_code, "stopped before it began")
         except RayError as error:
-            return Ended(1, f"lost by Ray: {first_line(error)}")
+            cause = error.cause if isinstance(error, RayTaskError) else error  # whose own text is a traceback
+            return Ended(1, f"lost by Ray: {first_line(cause)}")
         if self._store and ended.code == 0:
             try:
                 self._store.fetch(task.name, task.folder)
@@ -132,6 +142,15 @@ class Cluster:
         if self._stopping and self._store:
             self._store.drop(FLAG)
         ray.shutdown()
+
+
+def _room(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """How many jobs with so many cores and GPUs a node has room for; less than a whole GPU is a part of one."""
+    counts = [int(node.get("CPU", 0.0) / cpus)]
+    if gpus:
+        there = node.get("GPU", 0.0)
+        counts.append(int(there) * int(1 / gpus) if gpus < 1 else int(there / gpus))
+    return min(counts)
 
 
 def _absolute(task: Task) -> Task:
@@ -173,11 +192,9 @@ def _with_store(task: Task, settings: str, environment: dict[str, str], store: S
         folder=scratch / task.name,
         settings=scratch / "settings.yaml",
         log=scratch / "log",
-        cache=Path(tempfile.gettempdir()) / "erase-cache",
+        cache=Path(tempfile.gettempdir()) / f"erase-cache-{os.getuid()}",  # users have one each
     )
     here.settings.write_text(settings, encoding="utf-8")
-    if task.aside:
-        store.put_aside(task.name)
     mark, record = settings.split("\n", 1)[0], f".batch/jobs/{task.name}.yaml"
     found = store.read(record)
     if found and found.split("\n", 1)[0] != mark and store.has(f"{task.name}/{CONFIG}"):
