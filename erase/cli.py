@@ -236,7 +236,7 @@ def _eval(options: argparse.Namespace) -> int:
                     if not options.gold:
                         more["group"] = group
                     scores = evaluate(folder, on_event=listener, should_stop=stop, **more)
-                if stop.asked:
+                if group.any(stop.asked):  # a signal may reach some processes before others
                     raise Interrupted("stopped")
             except Interrupted as error:
                 again = command("eval", *options.runs[place:], *_flags(options))
@@ -250,9 +250,10 @@ def _eval(options: argparse.Namespace) -> int:
 
 def _flags(options: argparse.Namespace) -> list[str]:
     """What was said of judging, as flags again."""
-    given = {name: getattr(options, name) for name in JUDGING if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in (*JUDGING, "gold", "cache") if getattr(options, name) is not None}
     each = [(name, value if isinstance(value, list) else [value]) for name, value in given.items()]
-    return [word for name, values in each for value in values for word in (f"--{name}", value)]
+    words = [word for name, values in each for value in values for word in (f"--{name}", str(value))]
+    return words + [f"--{name}" for name in ("rows", "offline") if getattr(options, name)]
 
 
 def _cache(options: argparse.Namespace, folder: Path) -> Path | None:

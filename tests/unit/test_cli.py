@@ -264,6 +264,11 @@ def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, ca
     monkeypatch.setattr(workflow, "evaluate", stopped)
     assert main(["eval", "runs/a", "runs/b", "runs/c", "--judge", "clip:model=a b"]) == 130
     assert error_of(capsys) == "stopped; start again with: erase eval runs/b runs/c --judge 'clip:model=a b'"
+    assert main(["eval", "runs/b", "runs/c", "--cache", "kept here", "--offline"]) == 130
+    assert error_of(capsys).endswith("erase eval runs/b runs/c --cache 'kept here' --offline")
+    monkeypatch.setattr("erase.golds.evaluate", stopped)
+    assert main(["eval", "runs/b", "--gold", "g/0", "--gold", "g/1"]) == 130
+    assert error_of(capsys).endswith("erase eval runs/b --gold g/0 --gold g/1")
 
 
 def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monkeypatch):
