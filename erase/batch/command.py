@@ -119,9 +119,11 @@ def carry_out(path: Path, wishes: Wishes, should_stop: ShouldStop) -> Path:
         except KeyboardInterrupt:
             raise _stopped(path, wishes, board) from None
         finally:
-            engine.close()
-            place.stop.unlink(missing_ok=True)
-            board.finish()
+            try:
+                engine.close()
+            finally:
+                board.finish()
+                place.stop.unlink(missing_ok=True)
     return _outcome(path, wishes, place, board, found)
 
 
@@ -235,6 +237,6 @@ class Summary:
         ]
         try:
             write_text(self._place.page, render(f"Batch {self._place.output.name}", entries, self._reports))
-        except InputError as error:
+        except (EraseError, OSError, ValueError) as error:  # a run's folder may hold anything
             print(f"warning: {error}", file=sys.stderr)
         self._next = time.monotonic() + (time.monotonic() - began) / SHARE

@@ -96,7 +96,7 @@ class Local:
 def environments(resources: Resources, cores: int) -> list[dict[str, str]]:
     """One environment for each worker of this machine: its GPU, and its share of the cores."""
     count = resources.workers or len(resources.gpus) or 1
-    cpus = resources.cpus or (max(1, cores // count) if count > 1 or resources.cpus else None)
+    cpus = resources.cpus or (max(1, cores // count) if count > 1 else None)
     threads = {} if cpus is None else threads_of(cpus)
     gpus = resources.gpus
     return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if gpus else {})} for n in range(count)]

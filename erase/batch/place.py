@@ -171,6 +171,8 @@ def claimed(output: Path) -> Iterator[int]:
             raise InputError(
                 f"{output} is being worked on by another erase batch ({owner}); wait for it, or name another output"
             ) from None
+        except OSError as error:  # of a file system without locks
+            raise InputError(f"cannot lock {path}: {error.strerror or error}; name another output") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} of {os.uname().nodename}\n".encode(), 0)
         yield descriptor

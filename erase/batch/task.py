@@ -104,6 +104,9 @@ def _lock(path: Path, patience: float) -> int:
                 os.close(descriptor)
                 raise InputError(f"{path} belongs to a command that is at work still; wait for it") from None
             time.sleep(0.2)
+        except OSError as error:  # of a file system without locks
+            os.close(descriptor)
+            raise InputError(f"cannot lock {path}: {error.strerror or error}; name another output") from None
 
 
 def _clear(folder: Path) -> None:

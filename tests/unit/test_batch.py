@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,9 +23,9 @@ from erase.batch.place import Place, history
 from erase.batch.scheduler import Status, Watcher, carry_out_all
 from erase.batch.table import Progress, Table, clock
 from erase.batch.task import Run, Task, begin
-from erase.batch.worker import Ended
+from erase.batch.worker import LONGEST, Ended, last_error
 from erase.cli import main
-from erase.errors import EraseError, InputError, Interrupted
+from erase.errors import AFRESH, EraseError, InputError, Interrupted
 from erase.events import never
 from erase.report.summary import Entry, render, scatter_svg
 from tests.unit.test_matrix import written
@@ -85,7 +88,9 @@ def test_one_failure_stops_no_other_and_broken_ones_are_tried_again() -> None:
         "twice": [[CRASH], [WORK, CRASH], [DONE]],
         "never": [[CRASH], [CRASH], [Ended(1, "disk full")]],
         "wrong": [[WORK, REFUSED]],
-        "resumed": [[CRASH], [Ended(2, "state.pt is damaged", resumed=True)], [DONE]],
+        "resumed": [[CRASH], [Ended(2, f"state.pt is damaged; {AFRESH}", resumed=True)], [DONE]],
+        "full": [[CRASH], [Ended(2, "cannot write state.pt: no space left", resumed=True)], [DONE]],
+        "fresh": [[Ended(2, f"the model is of another run; {AFRESH}")]],
         "closed": [InputError("cannot start a worker"), [DONE]],
         "last": [[DONE]],
     }
@@ -96,10 +101,12 @@ def test_one_failure_stops_no_other_and_broken_ones_are_tried_again() -> None:
         "never": ("failed", 3, "disk full"),
         "wrong": ("failed", 1, "no such concept"),
         "resumed": ("done", 3, ""),
+        "full": ("done", 3, ""),
+        "fresh": ("failed", 1, f"the model is of another run; {AFRESH}"),
         "closed": ("done", 2, ""),
         "last": ("done", 1, ""),
     }
-    assert stage.aside == ["resumed"]  # its folder cannot be gone on with, so it begins anew
+    assert stage.aside == ["resumed"]  # its folder cannot be gone on with, so it begins anew; a full disk may have room
 
 
 def test_each_worker_has_its_own_environment_and_no_more_run_than_there_are() -> None:
@@ -279,6 +286,33 @@ def test_changed_settings_are_no_silent_success(stage: Stage, tmp_path: Path) ->
     assert len(stage.begun) == 8 and not (tmp_path / "out" / "cat-uce-s0~2").exists()
 
 
+def test_an_old_run_that_could_not_be_put_aside_is_never_gone_on_with(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = batch(tmp_path)
+    carry_out(path, Wishes(), never)
+    path.write_text(path.read_text() + "base: {evaluate: {prompts: 30}}\n")
+    put_aside, refused = command.places.put_aside, ["cat-uce-s0"]
+
+    def once(folder: Path) -> Path | None:
+        if folder.name in refused:
+            refused.remove(folder.name)
+            raise InputError("cannot put it aside: busy")
+        return put_aside(folder)
+
+    held: dict[str, bool] = {}
+
+    def story(task: Task, n: int) -> list[Ended | None]:
+        held[task.name] = task.folder.exists()
+        return finished(task, n)
+
+    monkeypatch.setattr(command.places, "put_aside", once)
+    stage.story = story
+    carry_out(path, Wishes(redo=True), never)
+    assert not refused and held == dict.fromkeys(held, False) and len(held) == 4
+    assert (tmp_path / "out" / "cat-uce-s0~1" / "DONE").exists()
+
+
 def test_a_stop_says_how_to_go_on(stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, looks = batch(tmp_path), iter([False])
     with pytest.raises(Interrupted) as caught:
@@ -297,6 +331,59 @@ def test_a_page_that_cannot_be_written_ends_no_batch(
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     carry_out(path, Wishes(), never)
     assert len(stage.begun) == 4 and "warning: cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), ValueError("no number"), EraseError("torn")])
+def test_a_run_that_cannot_be_summed_up_ends_no_batch(
+    error: Exception, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr("erase.report.summary.render", broken)
+    carry_out(batch(tmp_path), Wishes(), never)
+    assert len(stage.begun) == 4 and f"warning: {error}" in capsys.readouterr().err
+
+
+def test_the_last_page_is_written_also_where_the_engine_fails_at_its_end(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(self: Local) -> None:
+        raise RuntimeError("the cluster is gone")
+
+    pages = []
+    finish = command.Board.finish
+    monkeypatch.setattr(command.Board, "finish", lambda self: pages.append(finish(self)))
+    monkeypatch.setattr(Local, "close", close)
+    with pytest.raises(RuntimeError, match="the cluster is gone"):
+        carry_out(batch(tmp_path), Wishes(), never)
+    assert len(pages) == 1 and "4 runs: 4 done." in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InputError, match="cannot lock .*log: No locks available"):
+        begin(Task("cat", tmp_path / "cat", tmp_path / "s.yaml", tmp_path / "log", tmp_path / "cache"), {})
+    with pytest.raises(InputError, match="cannot lock .*lock: No locks available"):
+        carry_out(batch(tmp_path), Wishes(), never)
+
+
+def test_the_remedy_at_the_end_of_a_long_error_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(f"erase: error: {'/long/path' * 90} is damaged; {AFRESH}\n")
+    error = last_error(tmp_path / "log", 2)
+    assert len(error) <= LONGEST and error.startswith("/long/path") and error.endswith(AFRESH)
+
+
+def test_a_dry_run_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom erase.cli import main\n"
+        f"assert main(['batch', {str(batch(tmp_path))!r}, '--dry-run']) == 0\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 @pytest.mark.parametrize(
