@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -287,6 +288,19 @@ def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monk
     assert main(["eval", "runs/x"]) == 130
     said = "stopped while sampling after, 16 of 60 pictures done; start again with: erase eval runs/x"
     assert error_of(capsys) == said
+
+
+def test_an_eval_ends_in_every_process_where_one_was_told_to(workflow, capsys, monkeypatch):
+    class Told:  # by a signal that this process has not got
+        size, main = 2, True
+
+        def any(self, flag):
+            return True
+
+    monkeypatch.setattr("erase.cli.joined", lambda: contextlib.nullcontext(Told()))
+    monkeypatch.setattr(workflow, "evaluate", lambda *_, **__: [SCORE])
+    assert main(["eval", "runs/x"]) == 130
+    assert error_of(capsys) == "stopped; start again with: erase eval runs/x"
 
 
 def test_check_prints_what_run_would_take(workflow, capsys, tmp_path):
