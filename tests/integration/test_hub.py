@@ -366,7 +366,7 @@ def test_a_run_keeps_the_exact_commit(server: Server, cache: Path, tmp_path: Pat
     assert runs.read_about(run / runs.MODEL)["base"] == f"{REPO}@{FIRST}"
     (run / runs.DONE).unlink()
     assert workflow.resume(run) == run
-    with pytest.raises(InputError, match=f"is a run on '{REPO}@{FIRST}'; only runs on the bundled world"):
+    with pytest.raises(InputError, match=f"is a run on '{REPO}@{FIRST}', which has no judges of its own"):
         workflow.evaluate(run)
     assert len(workflow.generate(str(run), ["a cat"], [0], tmp_path / "pictures", steps=1)) == 1
     shutil.rmtree(cache)
