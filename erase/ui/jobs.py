@@ -86,7 +86,7 @@ class Jobs:
         with self._change:
             known = self._recent.get(key) if key else None
             again = self._records.get(known[1]) if known and time.monotonic() - known[0] < MOMENT else None
-            if again and again.state in UNDER_WAY:  # one that was stopped meanwhile is wanted anew
+            if again and again.state not in ("stopped", "failed"):  # one that came to nothing is wanted anew
                 return again.name
             self._check_room()
             concepts = title([concept.name for concept in config.concepts])

@@ -75,7 +75,7 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         ("erase: error: 2 problems\n  a: bad\n  b: bad\n", 2, "2 problems a: bad b: bad"),
         ("Traceback\nMemoryError: \x1b[31mx\n", 1, "MemoryError: \\x1b[31mx"),
         ("", 3, "ended with code 3"),
-        ("x" * 9999, 1, "x" * 497 + "..."),
+        ("a" * 5000 + "z" * 4999, 1, "a" * 247 + " ... " + "z" * 247),  # the end says what to do next
         ("half a line", -11, "ended by SIGSEGV"),
         ("half a line", -35, "ended by signal 35"),  # the system gives it no name
         ("erase: error: of no matter\n", 0, ""),
