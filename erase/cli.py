@@ -214,7 +214,8 @@ def _eval(options: argparse.Namespace) -> int:
         raise InputError("--gold compares in one process; start it alone, without a launcher")
     if options.attacks:
         if options.rows or asked or options.gold:
-            raise InputError("--attacks attack a run as it was judged; judge it first, then attack it")
+            first = f"; first: {command('eval', *options.runs, *_flags(options))}" if asked else ""
+            raise InputError(f"--attacks attack a run as it was judged, without other flags{first}")
         for folder in options.runs:
             _attack(folder, options)
         return 0
