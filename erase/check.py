@@ -64,7 +64,7 @@ def check_judging(config: Config, request: Request) -> list[str]:
     elif files:
         raise InputError("evaluate.files need a judge on this model; name one: --judge clip, imagenet or nudenet")
     for file in files:
-        file_asks(request, file, request.concepts[0].kind, bool(world))
+        file_asks(request, file, request.concepts[0].kind, world)
     return warnings
 
 

@@ -214,15 +214,17 @@ def _eval(options: argparse.Namespace) -> int:
         raise InputError("--gold compares in one process; start it alone, without a launcher")
     if options.attacks:
         if options.rows or asked or options.gold:
-            raise InputError("--attacks attack a run as it was judged; judge it first, then attack it")
+            first = f"; first: {command('eval', *options.runs, *_flags(options))}" if asked else ""
+            raise InputError(f"--attacks attack a run as it was judged, without other flags{first}")
         for folder in options.runs:
             _attack(folder, options)
         return 0
     if options.gold and (options.rows or asked or len(options.runs) > 1):
         raise InputError("--gold compares one run, judged by its own settings; leave out the other runs and flags")
     from erase import golds, workflow
-    from erase.terminal import Listener, score_table, stopping_on_signals
+    from erase.terminal import Listener, score_table, standings, stopping_on_signals
 
+    judged: list[tuple[str, list[dict[str, Any]]]] = []
     evaluate = partial(golds.evaluate, golds=options.gold) if options.gold else workflow.evaluate
     with joined() as group, Listener(quiet=options.quiet) as listener, stopping_on_signals(_patience(group)) as stop:
         _warn_of_launcher(listener)
@@ -245,6 +247,9 @@ def _eval(options: argparse.Namespace) -> int:
                 print(f"{folder}")
             if group.main:
                 print(score_table(scores))
+            judged.append((str(folder), scores))
+        if len(judged) > 1 and group.main:
+            print(standings(judged))
     return 0
 
 

@@ -50,8 +50,8 @@ def is_judged(config: Config, model: Model) -> bool:
 def check_judges(config: Config, model: Model, request: Request) -> None:
     """Load the judges that were named, and count the prompts, before hours of training: weights may be missing."""
     plan = judge_plan(config, "")
-    if is_judged(config, model) and plan.judges:
-        asks_of(plan, model, request, open_panel(plan, model, request).known)
+    if is_judged(config, model) and (plan.judges or plan.files):
+        asks_of(plan, model, request, open_panel(plan, model, request).known if plan.judges else None)
 
 
 def deciding(config: Config, sections: set[str]) -> dict[str, Any]:

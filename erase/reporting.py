@@ -149,11 +149,11 @@ def rescore_run(folder: Path, on_event: OnEvent) -> list[dict[str, Any]]:
         findings = examine_again(rows, found, moved, folder)
     else:
         findings = find(rows, found, moved, judge=judge)
-    attacked = [score.model_dump() for score in report.scores if score.name.startswith("attack.")]
+    found_by = _attack_scores(folder, next(row["model_sha"] for row in rows if row["arm"] == "after"))
     near = {c.name: c.similarity for c in report.findings.classes} if report.findings else {}
     findings = replace(findings, classes=[replace(c, similarity=near.get(c.name)) for c in findings.classes])
     fresh: dict[str, Any] = {
-        "scores": [asdict(score) for score in found] + attacked,
+        "scores": [asdict(score) for score in [*found, *found_by]],
         "changes": [asdict(change) for change in moved],
         "images": [pair.model_dump() for pair in choose_pairs(rows, judge=judge)],
         "findings": asdict(findings),

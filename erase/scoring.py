@@ -18,7 +18,7 @@ from erase.distributed import ALONE, Group
 from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judge import JudgeSpec, check_kind
-from erase.evaluation.open_prompts import file_asks, offered_names, one_kind, open_asks, take_place
+from erase.evaluation.open_prompts import file_asks, offered_names, one_kind, open_asks, take_place, told_names
 from erase.evaluation.panel import Panel, load_panel
 from erase.evaluation.prompt_files import PromptFile
 from erase.evaluation.prompts import Ask, pictures, world_asks
@@ -74,7 +74,7 @@ def open_panel(plan: JudgePlan, model: Model, request: Request) -> Panel:
         return load_panel(plan.judges, names, model.device, True)
     kind = one_kind(request)
     check_kind(plan.judges, kind, request.title)
-    return load_panel(plan.judges, {kind: offered_names(request, kind)}, model.device, False)
+    return load_panel(plan.judges, {kind: offered_names(request, kind, told_names(plan.files))}, model.device, False)
 
 
 def asks_of(plan: JudgePlan, model: Model, request: Request, known: Sequence[str] | None = None) -> list[Ask]:
@@ -85,8 +85,8 @@ def asks_of(plan: JudgePlan, model: Model, request: Request, known: Sequence[str
         asks += role_asks(request, plan.roles, plan.prompts, plan.seeds, world)
     else:
         asks = open_asks(request, plan.prompts, plan.seeds, known)
-    kind = request.concepts[0].kind
-    told = [ask for file in plan.files for ask in file_asks(request, file, kind, model.world)]
+    kind, words = request.concepts[0].kind, (model.vocabulary or FULL) if model.world else None
+    told = [ask for file in plan.files for ask in file_asks(request, file, kind, words, known)]
     return take_place(asks, told)
 
 
@@ -280,6 +280,7 @@ def pictures_key(model: Model, setting: Setting, shots: list[Shot], own: Sequenc
         {
             "weights": setting.model_sha,
             "configs": {n: {k: v for k, v in c.items() if not k.startswith("_")} for n, c in configs.items()},
+            "prompts": [shot.prompt for shot in shots],  # another tokenizer may read what this one cuts off
             "tokens": model.ids([shot.prompt for shot in shots] + [""]).tolist(),
             "shots": [(shot.prompt_id, shot.seed) for shot in shots],
             "sampler": (setting.sampler, setting.steps, setting.cfg),

@@ -185,6 +185,14 @@ def score_table(scores: Sequence[dict[str, Any]]) -> str:
     return columns(lines)
 
 
+def standings(judged: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str:
+    """The verdict on each of several runs as text, destroyed ones last."""
+    from erase.evaluation.standing import place, standing_of
+
+    words = [(folder, standing_of(scores) or "not judged") for folder, scores in judged]
+    return columns([("run", "verdict"), *sorted(words, key=lambda line: place(line[1]))])
+
+
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, each column as wide as its widest cell."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

@@ -46,6 +46,7 @@ from erase.prepare import (
 )
 from erase.report.card import write_card
 from erase.report.html import without_paths
+from erase.report.schema import read_report
 from erase.reporting import add_attacks, assist, judged_before, report_run, rescore_run
 from erase.runtime import command, output_folder, sweep, user_path, write_png
 from erase.sampling import Shot, sample
@@ -236,12 +237,26 @@ def evaluate(
     return scores
 
 
-def check_attacks(config: Config, level: str, names: Sequence[str] = ()) -> None:
-    """Refuse, before anything is trained, attacks that a run with this configuration cannot have (`InputError`)."""
+def check_attacks(config: Config, level: str, names: Sequence[str] = (), folder: Path | None = None) -> None:
+    """Refuse, before anything is trained, attacks that a run with this configuration cannot have (`InputError`).
+
+    `folder` is that of a run that there is.
+    """
     first = first_model(config.model)
     check_plan(attack_plan(config, "", level, names), is_world(first))
     if not is_world(first) and not config.evaluate.judges:
-        raise InputError(f"attacks on {first!r} need a judge, as it has none of its own; add --judge clip, say")
+        remedy = f"first {command('eval', folder, '--judge', 'clip')}" if folder else "add --judge clip, say"
+        raise InputError(f"attacks on {first!r} need a judge, as it has none of its own; {remedy}")
+
+
+def _as_judged(folder: Path) -> dict[str, Any]:
+    """Settings of a run's last judging, which may be others than those that the run began with."""
+    if not judged_before(folder):
+        return {}
+    asked = read_report(folder / runs.REPORT).config.get("evaluate")
+    found = asked if isinstance(asked, dict) else {}
+    named = {f"evaluate.{key}": found.get(key) for key in ("judges", "steps", "guidance")}
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def attack(
@@ -253,11 +268,12 @@ def attack(
 ) -> list[dict[str, Any]]:
     """Try to bring back what a run erased, all attacks or those named; return their scores, which join the report.
 
-    A run that has no scores yet is judged first. What was attacked before with the same budget is not done again.
-    Raises `Interrupted` after a stop: attacks that were finished are kept and in the report.
+    A run that has no scores yet is judged first; one that has them is attacked with the judges that gave them. What was
+    attacked before with the same budget is not done again. Raises `Interrupted` after a stop: attacks that were
+    finished are kept and in the report.
     """
-    config = stored_config(folder, finished=True)
-    check_attacks(config, level, names)
+    config = stored_config(folder, finished=True, asked=_as_judged(runs.require_run(folder, finished=True)))
+    check_attacks(config, level, names, folder)
     if not judged_before(folder):
         evaluate(folder, on_event, should_stop)
     device, _ = stored_device(config)

@@ -49,15 +49,15 @@ def p4d(subject: Subject, budget: Budget) -> list[Try]:
             subject.rest("p4d: searching", step, each * budget.pictures)
             picked = nearest(free[0].detach(), rows[0])
             placed = [row[picked].clone().requires_grad_(True) for row in rows]
-            for value in free:
-                value.grad = torch.zeros_like(value)
+            slope = [torch.zeros_like(value) for value in free]
             for part in subject.portions():
                 given, own = bank[step % len(bank)][part], [value[part] for value in placed]
                 text = read_with(model, tuple(one[part] for one in ids), slots[part], own)
                 with torch.enable_grad():
                     gap = (model.predict(given.noisy, given.times, text) - given.wanted).square().flatten(1).mean(1)
-                for value, slope in zip(free, slopes(gap.sum(), placed), strict=True):
-                    value.grad += slope
+                slope = [whole + more for whole, more in zip(slope, slopes(gap.sum(), placed), strict=True)]
+            for value, whole in zip(free, slope, strict=True):
+                value.grad = whole
             optimizer.step()
         for case, best in enumerate(nearest(free[0].detach(), rows[0]).tolist()):
             found[case].append(spell(model, [words[i] for i in best]))

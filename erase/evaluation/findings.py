@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -161,12 +162,16 @@ def twin_distances(rows: Sequence[Row], features: Features | None = None) -> lis
 
 
 def shifts(rows: Sequence[Row], features: Features, about: Mapping[str, str]) -> list[Shift]:
-    """Every distance of `DISTANCES` whose features there are, for both groups; none with too few prompts."""
+    """Every distance of `DISTANCES` whose features there are, for both groups; none with too few prompts.
+
+    Prompts of a file may have unequal numbers of pictures: each counts with as many as most have, the first by seed,
+    and those that have fewer are left out.
+    """
     order = pictures(rows)
     place = {key: i for i, key in enumerate(order)}
     found = []
     for group, roles in GROUPS.items():
-        keys = sorted({(row["prompt_id"], row["seed"]) for row in rows if row["role"] in roles})
+        keys = _evenly(sorted({(row["prompt_id"], row["seed"]) for row in rows if row["role"] in roles}))
         if len({prompt for prompt, _ in keys}) < LEAST:
             continue
         chosen, prompts = [place[key] for key in keys], [prompt for prompt, _ in keys]
@@ -176,6 +181,20 @@ def shifts(rows: Sequence[Row], features: Features, about: Mapping[str, str]) ->
                 found.append(
                     shift(name, group, before[chosen], after[chosen], prompts, about=about.get(feature, feature))
                 )
+    return found
+
+
+def _evenly(keys: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Sorted (prompt, seed), as many of each prompt as most prompts have."""
+    sizes = Counter(prompt for prompt, _ in keys)
+    times = Counter(sizes.values())
+    size = max(times, key=lambda count: (times[count], count), default=0)
+    place: Counter[str] = Counter()
+    found = []
+    for prompt, seed in keys:
+        place[prompt] += 1
+        if sizes[prompt] >= size >= place[prompt]:
+            found.append((prompt, seed))
     return found
 
 

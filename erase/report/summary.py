@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from erase import runs
 from erase.errors import InputError
+from erase.evaluation.standing import place, standing
 from erase.report.html import embed, show, spread
 from erase.report.page import CSS
 from erase.report.plots import STYLE, figure_svg, label
@@ -65,6 +66,9 @@ def render(heading: str, entries: Sequence[Entry], known: dict[str, Seen]) -> st
             known[entry.name] = look(entry.folder, pictured=pictured)
     read = [(entry, known[entry.name]) for entry in done]
     judged = [(entry, seen.report) for entry, seen in read if seen.report and seen.report.scores]
+    words = {entry.name: standing(report.scores) for entry, report in judged}
+    entries = sorted(entries, key=lambda entry: place(words.get(entry.name, "")))
+    read.sort(key=lambda two: place(words.get(two[0].name, "")))
     states = [entry.state for entry in entries]
     parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     names = [name for name in SCORES if any(report.score(name, "after") for _, report in judged)]
@@ -73,7 +77,7 @@ def render(heading: str, entries: Sequence[Entry], known: dict[str, Seen]) -> st
         "css": Markup(CSS + MORE_CSS),
         "lead": f"{len(entries)} runs: {', '.join(parts)}.",
         "names": [label(name) for name in names],
-        "rows": [_row(entry, known.get(entry.name), names) for entry in entries],
+        "rows": [_row(entry, known.get(entry.name), names, words.get(entry.name, "")) for entry in entries],
         "scatter": Markup(scatter_svg(judged)) if judged else "",
         "pictured": [(entry, seen.pairs) for entry, seen in read if seen.pairs],
         "unpictured": sum(not seen.pairs for _, seen in read),
@@ -102,7 +106,7 @@ def look(folder: Path, *, pictured: bool) -> Seen:
     return Seen(report, pairs=tuple(pairs))
 
 
-def _row(entry: Entry, seen: Seen | None, names: Sequence[str]) -> dict[str, Any]:
+def _row(entry: Entry, seen: Seen | None, names: Sequence[str], verdict: str) -> dict[str, Any]:
     """Cells of the table: the value after, its interval, and the value before."""
     cells = []
     for name in names:
@@ -120,7 +124,8 @@ def _row(entry: Entry, seen: Seen | None, names: Sequence[str]) -> dict[str, Any
     facts = " · ".join(
         filter(None, [entry.concept, entry.method, entry.optimizer, f"seed {entry.seed}", entry.setting])
     )
-    return {"name": entry.name, "facts": facts, "state": entry.state, "cells": cells, "linked": linked}
+    row = {"name": entry.name, "facts": facts, "state": entry.state, "verdict": verdict}
+    return row | {"cells": cells, "linked": linked}
 
 
 def scatter_svg(judged: Sequence[tuple[Entry, Report]]) -> str:
@@ -182,11 +187,13 @@ TEMPLATE = """<!doctype html>
 95 % intervals over pictures. Runs that differ in their seed alone show how far the procedure scatters.</p>
 <div class="charts">{{ scatter }}</div></section>{% endif %}
 <section><h2>Runs</h2><p class="soft small">Value after erasing, 95 % interval, number of pictures, and value
-before.</p><div class="wide"><table class="scores"><thead><tr><th>Run</th><th>State</th>
+before. Runs whose pictures are destroyed (degenerate) stand last.</p>
+<div class="wide"><table class="scores"><thead><tr><th>Run</th><th>State</th>
 {% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>{% for row in rows %}
 <tr><th scope="row">{% if row.linked %}<a href="{{ row.name|urlencode }}/report.html">{{ row.name }}</a>
 {% else %}{{ row.name }}{% endif %}<small class="soft">{{ row.facts }}</small></th>
-<td class="state-{{ row.state }}" data-label="state">{{ row.state }}</td>{% for cell in row.cells %}
+<td class="state-{{ row.state }}" data-label="state">{{ row.state }}
+<small>{{ row.verdict }}</small></td>{% for cell in row.cells %}
 <td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small><small>{{ cell.before }}</small></td>
 {% endfor %}</tr>{% endfor %}</tbody></table></div></section>
 {% if pictured %}<section><h2>Before and after</h2><p class="soft small">The first prompt of each run's report: of the

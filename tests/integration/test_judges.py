@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from erase import runs, workflow
+from erase.attacks.budget import LEVELS
+from erase.attacks.rows import read_attacks
 from erase.concept import Concept, Request
 from erase.config import load_config
 from erase.errors import InputError
@@ -377,6 +380,17 @@ def test_a_run_is_judged_again_by_other_judges_and_from_anywhere(
     assert not any(getattr(event, "what", "") == "sampling before" for event in events), "the base is sampled once"
     with pytest.raises(InputError, match="has no judges of its own; name one: erase eval"):
         workflow.evaluate(folder, asked={"evaluate.judges": None})
+
+    monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], cases=1, pictures=1, steps=1))
+    events.clear()
+    workflow.attack(folder, "quick", ["seed_search"], events.append)
+    (row,) = read_attacks(folder / runs.ATTACKS)
+    assert row["judges"].keys() == {"clip"}, "as it was judged last, not as it began"
+    assert row["attack"]["guide"] == "clip"
+    assert any(isinstance(event, Warned) and "one judge picks and reports" in event.text for event in events)
+    bare = load_config(folder / runs.CONFIG, {"evaluate.judges": None})
+    with pytest.raises(InputError, match=f"first erase eval {folder} --judge clip"):
+        workflow.check_attacks(bare, "quick", folder=folder)
 
 
 @pytest.mark.parametrize(

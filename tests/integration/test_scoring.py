@@ -94,6 +94,11 @@ def test_pictures_are_kept_for_where_their_bits_come_out_alike(world: Model, mon
         monkeypatch.setattr("erase.scoring.environment", lambda device: {**found, **changes})
         return pictures_key(world, Setting("run", "esd", "cat", "object", "ddim", 1, 3.0), [Shot("a cat", "id", 0)])
 
+    setting = Setting("run", "esd", "cat", "object", "ddim", 1, 3.0)
+    texts = [f"a cat {'and a dog ' * 60}{end}" for end in ("fox", "owl")]
+    cut = [world.ids([text]).tolist() for text in texts]
+    assert cut[0] == cut[1], "the first tokenizer cuts both alike"
+    assert len({pictures_key(world, setting, [Shot(text, "id", 0)]) for text in texts}) == 2
     assert key() == key(platform="another kernel", python="3.99", accelerate="9", open_clip_torch="9", numpy="9")
     for name in ("erase", "torch", "diffusers", "transformers", "device", "threads", "cpu_capability"):
         assert found[name], name

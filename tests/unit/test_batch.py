@@ -28,6 +28,7 @@ from erase.cli import main
 from erase.errors import AFRESH, EraseError, InputError, Interrupted
 from erase.events import never
 from erase.report.summary import Entry, render, scatter_svg
+from erase.terminal import standings
 from tests.unit.test_matrix import written
 from tests.unit.test_report import report as make_report
 
@@ -505,6 +506,24 @@ def test_the_summary_is_one_file_with_intervals_pictures_and_failures(tmp_path: 
     assert page.count("<svg") == 1 and "esd dual" in page and "esd shared" in page
     (tmp_path / "a" / "report.json").unlink()
     assert render("Batch <x>", entries, known) == page  # what was read is not read again
+
+
+def test_a_destroyer_stands_below_every_other_run(tmp_path: Path) -> None:
+    report = make_report()
+    dead = [s.model_copy(update={"value": 0.0, "low": 0.0}) if (s.name, s.arm) == ("validity", "after") else s
+            for s in report.scores]  # fmt: skip
+    for name, scores in (("dead", dead), ("alive", report.scores)):
+        (tmp_path / name).mkdir()
+        made = report.model_copy(update={"scores": scores})
+        (tmp_path / name / "report.json").write_text(json.dumps(made.model_dump(by_alias=True)))
+    entries = [entry(tmp_path, "dead"), entry(tmp_path, "alive"), entry(tmp_path, "new", state="waiting")]
+    page = render("Batch", entries, {})
+    rows = re.findall(r'<th scope="row">(?:<a href="[^"]*">)?(\w+)', page)
+    assert rows == ["alive", "new", "dead"] and "<small>degenerate</small>" in page
+    told = standings([(name, [s.model_dump() for s in scores]) for name, scores in
+                      (("dead", dead), ("none", []), ("alive", report.scores))])  # fmt: skip
+    assert [line.split()[0] for line in told.splitlines()] == ["run", "none", "alive", "dead"]
+    assert told.splitlines()[-1].split()[1] == "degenerate" and "not judged" in told
 
 
 def test_the_scatter_leaves_out_what_has_no_scores(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, ca
     assert main(["eval", "runs/a", "--rows", "--judge", "clip"]) == 2
     assert "--rows computes scores of the pictures that there are" in error_of(capsys)
     assert main(["eval", "runs/a", "--attacks", "quick", "--roles", "all"]) == 2
-    assert "judge it first, then attack it" in error_of(capsys)
+    assert "first: erase eval runs/a --roles all" in error_of(capsys)
 
     def stopped(folder, **more):
         if folder.name == "b":

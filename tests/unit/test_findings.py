@@ -139,6 +139,17 @@ def test_features_give_distances_of_what_moved():
         find(rows, scores(rows), changes(rows), {"conv": (before[:-1], after[:-1])})
 
 
+def test_prompts_with_unequal_seeds_are_compared_by_as_many_as_most_have():
+    """A prompt file may give some prompts more seeds than others."""
+    rows = example(24, seeds=2)
+    rows = [r for r in rows if not (r["prompt_id"] == "forget-003" and r["seed"] == 1)]
+    rows += [row(arm, "forget", 5, "cat", "cat", seed=2) for arm in ("before", "after")]
+    order = pictures(rows)
+    some = np.random.default_rng(0).normal(size=(len(order), 4)).astype(np.float32)
+    found = find(rows, scores(rows), changes(rows), {"conv": (some, some + 1)})
+    assert {(s.group, s.n) for s in found.shifts} == {("forget", 46), ("retain", 96)}
+
+
 def test_twin_distances_need_no_features():
     assert {(t.name, t.group) for t in twin_distances(example())} == {
         (n, g) for n in ("pixel", "clip") for g in ("forget", "retain")

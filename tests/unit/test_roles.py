@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,13 +14,13 @@ from erase.concept import Concept, Request, phrase
 from erase.errors import InputError
 from erase.evaluation.judge import KINDS, OPTIONS, check_kind, parse_judges
 from erase.evaluation.metrics import changes, metrics_of, scores, verdict
-from erase.evaluation.open_prompts import COMMON, FRAMES, file_asks, offered_names, open_asks, take_place
+from erase.evaluation.open_prompts import COMMON, FRAMES, file_asks, offered_names, open_asks, take_place, told_names
 from erase.evaluation.panel import _known
 from erase.evaluation.prompt_files import CONCEPT_ROLES, read_prompt_file
 from erase.evaluation.prompts import Ask, world_asks
 from erase.evaluation.roles import GATES, ROLES, choose_roles, other_words, role_asks
 from erase.evaluation.rows import Setting, further_judges, make_row, reported_judge
-from erase.world.vocabulary import OBJECTS, SMALL, STYLES
+from erase.world.vocabulary import FULL, OBJECTS, SMALL, STYLES
 
 CAT = Request((Concept("cat"),))
 OWL = Request((Concept("owl"),))
@@ -118,21 +119,62 @@ def test_names_offered_are_the_runs_and_common_ones_once():
 
 def test_a_files_prompts_take_the_place_of_their_roles(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("prompt,seed,case_number,class,evaluation_guidance\nfeline,3,9,,7\na DOG,0,1,Dog,\n")
+    path.write_text("prompt,seed,case_number,class,evaluation_guidance\nfeline,3,9,,7\na CAT,0,1,Kitten,\n")
     request = Request((Concept("cat"), Concept("dog")))
     with pytest.raises(InputError, match="case 9 does not say which of cat and dog it shows"):
-        file_asks(request, read_prompt_file(str(path)), "object", False)
-    told = file_asks(CAT, read_prompt_file(str(path)), "object", True)
+        file_asks(request, read_prompt_file(str(path)), "object", None)
+    told = file_asks(CAT, read_prompt_file(str(path)), "object", FULL)
     assert [(a.prompt, a.seed, a.expected["object"], a.guidance) for a in told] == [
         ("feline", 3, "cat", 7.0),
-        ("a DOG", 0, "Dog", None),
+        ("a CAT", 0, "cat", None),
     ]
     assert told[0].expected == {"object": "cat", "style": None, "colour": None}
     asks = take_place(world_asks(CAT, 4, 1), told)
-    assert [a.prompt for a in asks if a.role == "forget"] == ["feline", "a DOG"]
+    assert [a.prompt for a in asks if a.role == "forget"] == ["feline", "a CAT"]
     assert Counter(a.role for a in asks)["retain_in"] == 4
-    general = file_asks(CAT, read_prompt_file(f"general={path}"), "object", False)
+    general = file_asks(CAT, read_prompt_file(f"general={path}"), "object", None)
     assert general[0].expected == {}
+
+
+@pytest.mark.parametrize(
+    ("role", "classes", "world", "said"),
+    [
+        ("forget", ("3", "3"), None, "case 1 shows '3', and role forget asks for cat"),
+        ("forget", ("Cat", "dog"), None, "case 2 shows 'dog', and role forget asks for cat"),
+        ("forget", ("cat", "fox"), FULL, "case 2 shows 'fox', and role forget asks for cat"),
+        ("forget", ("cat", "zzz"), FULL, "case 2 concept 'zzz' is not in the bundled world"),
+        ("neighbour", ("dog", "flat"), FULL, "case 2 shows 'flat', which is of kind style"),
+        ("neighbour", ("dog", "7"), None, "case 2 shows the number 7"),
+        ("neighbour", ("dog", "axolotl"), None, "case 2 shows 'axolotl', for which the judge has no name"),
+        ("forget", ("cat",), None, "has one prompt, and an interval needs two or more"),
+        ("general", ("",), None, "has one prompt, and an interval needs two or more"),
+    ],
+)
+def test_a_file_that_no_judge_could_score_is_refused(role, classes, world, said, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["prompt,class", *(f"picture {i},{name}" for i, name in enumerate(classes)), ""]))
+    with pytest.raises(InputError, match=re.escape(said)):
+        file_asks(CAT, read_prompt_file(f"{role}={path}"), "object", world, known=("cat", "dog"))
+
+
+def test_a_file_asks_for_each_of_several_concepts_twice(tmp_path):
+    path, several = tmp_path / "a.csv", Request((Concept("cat"), Concept("dog")))
+    path.write_text("prompt,class\na,cat\nb,cat\nc,dog\n")
+    with pytest.raises(InputError, match="fewer than two prompts for 'dog'"):
+        file_asks(several, read_prompt_file(str(path)), "object", None)
+    with pytest.raises(InputError, match="evaluate.prompts 3 are too few for 2 concepts"):
+        open_asks(several, 3, 1)
+
+
+def test_classes_of_what_is_kept_are_offered_to_the_judge(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,class\na,Axolotl\nb,axolotl\nc,Horse\n")
+    file = read_prompt_file(f"neighbour={path}")
+    names = offered_names(CAT, "object", told_names([file]))
+    shown = [ask.expected["object"] for ask in file_asks(CAT, file, "object", None, known=names)]
+    assert shown == ["axolotl", "axolotl", "horse"] and set(shown) <= set(names)
+    assert len({name.casefold() for name in names}) == len(names)
+    assert told_names([replace(file, role="forget")]) == ()
 
 
 # Rows of open models and of further roles
