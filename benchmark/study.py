@@ -1,8 +1,10 @@
 """The study of docs/study.md: what runs, which settings are taken, what the tables and figures say.
 
-    python benchmark/study.py plan                                   # writes configs/study/tune-*.yaml
+    python benchmark/study.py plan                                   # writes configs/study/screen-*.yaml
+    python benchmark/study.py run configs/study/screen-*.yaml --file docs/results/study-tune.jsonl --jobs 2
+    python benchmark/study.py narrow docs/results/study-tune.jsonl   # writes configs/study/tune-*.yaml
     python benchmark/study.py run configs/study/tune-*.yaml --file docs/results/study-tune.jsonl --jobs 2
-    python benchmark/study.py choose docs/results/study-tune.jsonl   # writes configs/study/{test,width,masks}-*.yaml
+    python benchmark/study.py choose docs/results/study-tune.jsonl   # and writes configs/study/test-*.yaml
     python benchmark/study.py run configs/study/test-*.yaml --file docs/results/study.jsonl --jobs 2
     python benchmark/study.py report docs/results/study.jsonl        # tables and figures
 
@@ -40,14 +42,16 @@ MODEL = "build/small/m0-s0"
 DEVELOPMENT, TEST = ("fox", "guitar", "stencil"), ("cat", "strawberry", "rocket", "pixel art", "line drawing")
 TWO_RATES = ("dual", "dual_first", "dual_second", "dual_rates", "dual_plus")
 ARMS = (*TWO_RATES, "shared", "joint")
+FEW_ARMS = ("dual", "dual_plus", "shared", "joint")
 KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 SCORES = ("forget_accuracy", *KEPT)
 SEEDS = (0, 1, 2, 3, 4)
 ONE, FORGET, RATIO = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4), (1 / 4, 1 / 2, 1), (1, 4)
+TRIALS = 6
 
-# Base rates, and what a method needs beside them. The bases are twice the world's default rates of forgetting, as
-# there are a third of the rounds.
-BASE: dict[str, float] = {"esd": 1.2e-3, "sfron": 2e-3, "salun": 1e-3, "ga": 2e-4, "npo": 4e-4}
+# Base rates, and what a method needs beside them. The bases are three times the world's default rates of forgetting, as
+# there are far fewer rounds.
+BASE: dict[str, float] = {"esd": 1.8e-3, "sfron": 3e-3, "salun": 1.5e-3, "ga": 3e-4, "npo": 6e-4}
 OPTIONS: dict[str, dict[str, Any]] = {
     "esd": {"guidance": 1.0},
     "sfron": {"pictures": "anchor"},
@@ -68,7 +72,7 @@ def base(method: str) -> dict[str, Any]:
         "device": "cpu",
         "method": {"name": method, "parameters": "xattn", **OPTIONS[method]},
         "train": {
-            "rounds": 60,
+            "rounds": 40,
             "batch": 8,
             "preview_every": 0,
             "checkpoint_every": 0,
@@ -77,14 +81,19 @@ def base(method: str) -> dict[str, Any]:
             "retain": dict(role),
             "pool": pool,
         },
-        "evaluate": {"prompts": 32, "steps": 12},
+        "evaluate": {"prompts": 24, "steps": 8},
     }
+
+
+def arms_of(method: str) -> tuple[str, ...]:
+    """The arms that a method runs: all, or for time the four that the question names."""
+    return ARMS if method in ("esd", "sfron") else FEW_ARMS
 
 
 def trials(method: str) -> dict[str, dict[str, Any]]:
     """Six settings an arm, by name."""
     found = {}
-    for arm in ARMS:
+    for arm in arms_of(method):
         pairs = [(f, f * r) for f, r in itertools.product(FORGET, RATIO)] if arm in TWO_RATES else [(f, f) for f in ONE]
         for forget, retain in pairs:
             found[f"{arm}-{forget:g}-{retain:g}".replace(".", "_")] = setting(method, arm, forget, retain)
@@ -113,10 +122,10 @@ def write_matrix(name: str, method: str, concepts: Sequence[str], seeds: Sequenc
 
 
 def plan(_: argparse.Namespace) -> None:
-    """Write the matrices of tuning."""
+    """Write the matrices of screening: every trial on the first development concept."""
     HERE.mkdir(parents=True, exist_ok=True)
     for method in BASE:
-        print(write_matrix("tune", method, DEVELOPMENT, [0], trials(method)))
+        print(write_matrix("screen", method, DEVELOPMENT[:1], [0], trials(method)))
 
 
 def fingerprint(config: Config) -> str:
@@ -205,6 +214,32 @@ def gap(line: Line) -> float:
     return 100 * mean([scores["forget_accuracy.after"], *lost])
 
 
+def narrowed(lines: Sequence[Line]) -> dict[tuple[str, str], list[str]]:
+    """(method, arm) -> the two trials with the lowest gap on the first development concept; ties to the lower rates."""
+    by: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if line["part"].startswith("screen-"):
+            by.setdefault((line["method"], line["arm"]), []).append(line)
+    found = {}
+    for key, tried in by.items():
+        whole = sorted((x for x in tried if "scores" in x), key=lambda x: (gap(x), x["forget_lr"], x["retain_lr"]))
+        if len(tried) == TRIALS:
+            found[key] = [x["setting"] for x in whole[:2]]
+    return found
+
+
+def narrow(options: argparse.Namespace) -> None:
+    """Write the matrices of tuning: the two best trials of each arm, on the other development concepts."""
+    found = narrowed(read(options.file))
+    for method in BASE:
+        if missing := [arm for arm in arms_of(method) if (method, arm) not in found]:
+            print(f"{method}: {', '.join(missing)} not screened yet, no matrix written")
+            continue
+        best = {name for arm in arms_of(method) for name in found[method, arm]}
+        kept = {name: given for name, given in trials(method).items() if name in best}
+        print(write_matrix("tune", method, DEVELOPMENT[1:], [0], kept))
+
+
 def chosen(lines: Sequence[Line]) -> dict[tuple[str, str], tuple[str, float, bool]]:
     """(method, arm) -> the trial with the lowest mean gap over the development concepts, that gap, at an edge or not.
 
@@ -212,7 +247,7 @@ def chosen(lines: Sequence[Line]) -> dict[tuple[str, str], tuple[str, float, boo
     """
     by: dict[tuple[str, str], dict[str, list[Line]]] = {}
     for line in lines:
-        if line["part"].startswith("tune-"):
+        if line["part"].startswith(("screen-", "tune-")):
             by.setdefault((line["method"], line["arm"]), {}).setdefault(line["setting"], []).append(line)
     found = {}
     for key, settings in by.items():
@@ -232,17 +267,17 @@ def choose(options: argparse.Namespace) -> None:
         print(f"{method:6} {arm:12} {name:24} gap {value:5.2f}{'  at the edge of its grid' if edge else ''}")
     for method in BASE:
         arms = {arm: trials(method)[name] for (m, arm), (name, _, _) in found.items() if m == method}
-        if set(arms) != set(ARMS):
-            print(f"{method}: {', '.join(sorted(set(ARMS) - set(arms)))} not tuned yet, no matrix written")
+        if missing := [arm for arm in arms_of(method) if arm not in arms]:
+            print(f"{method}: {', '.join(missing)} not tuned yet, no matrix written")
             continue
         print(write_matrix("test", method, TEST, SEEDS, arms))
-        print(write_matrix("width", method, TEST, [0], _widths({a: arms[a] for a in ("dual", "shared", "joint")})))
         if method in ("esd", "sfron"):
+            print(write_matrix("width", method, TEST, [0], _widths({a: arms[a] for a in ("dual", "shared", "joint")})))
             more = {arm: arms[arm] for arm in ("dual", "shared")}
             print(write_matrix("more", method, TEST, range(5, 10), more))
         if method in MASKLESS:
-            bare = {f"{arm}-bare": given | MASKLESS[method] for arm, given in arms.items()}
-            print(write_matrix("masks", method, TEST, [0, 1, 2], bare))
+            bare = {f"{arm}-bare": arms[arm] | MASKLESS[method] for arm in FEW_ARMS}
+            print(write_matrix("masks", method, TEST, [0, 1], bare))
 
 
 def _widths(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -270,6 +305,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--cache", type=Path, default=Path("runs/study-cache"))
     made.add_argument("--keep", action="store_true", help="keep the run folders")
     made.set_defaults(do=run)
+    made = group.add_parser("narrow", help="take the two best trials of each arm, and write the matrices of tuning")
+    made.add_argument("file", type=Path)
+    made.set_defaults(do=narrow)
     made = group.add_parser("choose", help="take the best trials, and write the matrices of the test")
     made.add_argument("file", type=Path)
     made.set_defaults(do=choose)

@@ -35,7 +35,8 @@ def line(setting: str, concept: str, forget: float, **changes: Any) -> dict[str,
 def test_every_arm_has_as_many_trials_and_none_twice(study):
     for method in study.BASE:
         found = list(study.trials(method).values())
-        assert [sum(given["train.optimizer"] == arm for given in found) for arm in study.ARMS] == [6] * len(study.ARMS)
+        arms = study.arms_of(method)
+        assert [sum(given["train.optimizer"] == arm for given in found) for arm in arms] == [study.TRIALS] * len(arms)
         assert len({json.dumps(given, sort_keys=True) for given in found}) == len(found)
 
 
@@ -64,11 +65,20 @@ def test_the_trial_with_the_lowest_mean_gap_is_taken(study):
     assert study.chosen([*lines[:3], *failed, *lines[4:]])["esd", "dual"][0] == "a"
 
 
+def test_the_two_best_of_a_whole_screening_are_tuned(study):
+    left = dict(zip("abcdef", (0.5, 0.1, 0.4, 0.1, 0.3, 0.2), strict=True))
+    tried = [line(name, "fox", v, part="screen-esd", retain_lr=1e-3) for name, v in left.items()]
+    tried[1]["forget_lr"] = 2e-3
+    assert study.narrowed(tried) == {("esd", "dual"): ["d", "b"]}
+    assert study.narrowed(tried[:5]) == {}
+
+
 def test_committed_matrices_are_the_planned_ones(study, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "HERE", tmp_path)
     study.plan(None)
-    written = sorted(tmp_path.glob("tune-*.yaml"))
+    written = sorted(tmp_path.glob("screen-*.yaml"))
     assert len(written) == 5
     for path in written:
         assert path.read_text() == (ROOT / "configs" / "study" / path.name).read_text()
-        assert len(yaml.safe_load(path.read_text())["settings"]) == 6 * len(study.ARMS)
+        arms = study.arms_of(path.stem.removeprefix("screen-"))
+        assert len(yaml.safe_load(path.read_text())["settings"]) == 6 * len(arms)
