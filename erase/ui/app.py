@@ -30,6 +30,7 @@ from erase.ui.site import QUICK, Site
 HOST = "127.0.0.1"  # this machine alone; from elsewhere through a tunnel or a proxy that someone set up on purpose
 MOST_UPLOAD = "16gb"
 WAITING = 200  # requests in line; a further one is refused rather than kept for an hour
+SESSIONS = 256  # tabs whose state is kept; the longest unused is forgotten first
 
 
 @contextmanager
@@ -162,6 +163,8 @@ def launch(made: gr.Blocks, port: int, login: Mapping[str, str] | None = None, *
         auth=None if login is None else (lambda name, password: is_let_in(login, name, password)),
         strict_cors=True,
         max_file_size=MOST_UPLOAD,
+        # Every call without a session is one of its own to Gradio, with a copy of the pages: its 10,000 are too many.
+        state_session_capacity=SESSIONS,
         allowed_paths=[],
         run_history=False,
         enable_monitoring=False,

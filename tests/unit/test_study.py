@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 
 
+def load(name: str) -> Any:
+    sys.path.insert(0, str(ROOT / "benchmark"))  # as for a script, which finds its neighbours
+    return importlib.import_module(name)
+
+
 @pytest.fixture(scope="module")
 def study() -> Any:
-    sys.path.insert(0, str(ROOT / "benchmark"))  # as for a script, which finds its neighbours
-    spec = importlib.util.spec_from_file_location("benchmark_study", ROOT / "benchmark" / "study.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("study")
 
 
 def line(setting: str, concept: str, forget: float, **changes: Any) -> dict[str, Any]:
@@ -82,3 +83,56 @@ def test_committed_matrices_are_the_planned_ones(study, tmp_path, monkeypatch):
         assert path.read_text() == (ROOT / "configs" / "study" / path.name).read_text()
         arms = study.arms_of(path.stem.removeprefix("screen-"))
         assert len(yaml.safe_load(path.read_text())["settings"]) == 6 * len(arms)
+
+
+@pytest.fixture(scope="module")
+def report(study: Any) -> Any:
+    return load("study_report")
+
+
+def runs(report: Any, arm: str, gaps: dict[str, list[float]], part: str = "test") -> list[dict[str, Any]]:
+    """Lines whose gaps in points are the given ones, a list of seeds a concept."""
+    return [
+        line(arm, concept, value * 5 / 100, part=f"{part}-esd", arm=arm, seed=seed, job=f"{concept}-{arm}-{seed}")
+        for concept, values in gaps.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_an_arm_is_compared_on_the_runs_that_both_have(report):
+    lines = runs(report, "dual", {"cat": [1.0, 2.0], "rocket": [3.0, 5.0]})
+    lines += runs(report, "shared", {"cat": [4.0, 5.0], "rocket": [6.0, 8.0], "strawberry": [15.0, 15.0]})
+    found = report.arms(lines, "test", "esd")
+    test = report.against(found["shared"], found["dual"])
+    assert test.difference.value == pytest.approx(3.0)
+    assert (test.worse, test.concepts) == (2, 2)
+    assert report.against(found["shared"], {}) is None
+
+
+def test_deviation_is_that_within_concepts(report):
+    far = report.arms(runs(report, "dual", {"cat": [1.0, 3.0], "rocket": [11.0, 13.0]}), "test", "esd")["dual"]
+    assert report.within(far) == (pytest.approx(2**0.5), 2)
+    wide = report.arms(runs(report, "shared", {"cat": [1.0, 9.0], "rocket": [5.0, 13.0]}), "test", "esd")["shared"]
+    value, low, high = report.ratio(wide, far)
+    assert value == pytest.approx(4.0)
+    assert low < value < high
+
+
+def test_ratios_cover_the_truth(report):
+    """The interval of a ratio of two equal deviations holds 1 in about 95 % of studies of this size."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        one, two = (
+            report.arms(runs(report, arm, {c: list(rng.normal(10, 1, 5)) for c in report.TEST}), "test", "esd")[arm]
+            for arm in ("dual", "shared")
+        )
+        _, low, high = report.ratio(two, one)
+        held += low <= 1 <= high
+    assert 0.90 <= held / 200 <= 0.99
+
+
+def test_a_run_is_accepted_by_all_three_bounds(report):
+    one = line("a", "cat", 0.1)
+    assert report.accepted(one)
+    for name, value in (("forget_accuracy", 0.11), ("retain_accuracy", 0.84), ("validity", 0.89)):
+        assert not report.accepted(one | {"scores": one["scores"] | {f"{name}.after": [value, 32]}})

@@ -1,0 +1,256 @@
+"""Tables and figures of the study (docs/study.md), of the lines that benchmark/study.py wrote.
+
+    python benchmark/study_report.py docs/results/study.jsonl --output docs/results
+
+Everything is a function of those lines: the same file gives the same report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+from study import ARMS, BASE, SCORES, TEST, Line, arms_of, gap, read
+
+from erase.evaluation.paired import holm
+from erase.evaluation.statistics import Interval, two_level_bootstrap, wilson
+from erase.runtime import write_text
+
+Runs = dict[tuple[str, int], Line]  # (concept, seed) -> run
+MOST_LOST, LEAST_VALID, MOST_LEFT = 0.05, 0.90, 0.10
+RESAMPLES = 4000
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "study", "axes.spines.top": False, "axes.spines.right": False}
+COLOURS = dict(zip(ARMS, ("#c2571a", "#d98e5f", "#b3892c", "#8a8a8a", "#7d3b75", "#3b7ea1", "#22506a"), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """An arm against `dual` on the same concepts and seeds: gap minus gap, in points; positive: `dual` is closer."""
+
+    difference: Interval
+    p: float
+    worse: int  # concepts on which the arm's mean gap is the larger one
+    concepts: int
+
+
+def arms(lines: Sequence[Line], part: str, method: str) -> dict[str, Runs]:
+    """Runs of a part of the study by setting, which is the arm's name where nothing else was changed."""
+    found: dict[str, Runs] = {}
+    for line in lines:
+        if line["part"] == f"{part}-{method}" and "scores" in line:
+            found.setdefault(line["setting"], {})[line["concept"], line["seed"]] = line
+    return found
+
+
+def by_concept(runs: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
+    """Values of each concept, seeds in order."""
+    found: dict[str, list[float]] = {}
+    for (concept, _), value in sorted(runs.items()):
+        found.setdefault(concept, []).append(value)
+    return found
+
+
+def against(arm: Runs, dual: Runs) -> Against | None:
+    """None where fewer than two concepts have runs of both.
+
+    Interval: bootstrap over concepts and, within them, seeds. p: a t test of the concepts' mean differences against 0,
+    as concepts are what the claim is to hold for; a concept with more seeds weighs no more.
+    """
+    change = {key: gap(arm[key]) - gap(dual[key]) for key in sorted(arm.keys() & dual.keys())}
+    groups = by_concept(change)
+    if len(groups) < 2:
+        return None
+    difference = two_level_bootstrap([(values, [str(i) for i in range(len(values))]) for values in groups.values()])
+    means = [mean(values) for values in groups.values()]
+    p = 1.0 if len(set(means)) == 1 else float(stats.ttest_1samp(means, 0.0).pvalue)
+    return Against(difference, p, sum(m > 0 for m in means), len(means))
+
+
+def within(runs: Runs) -> tuple[float, int]:
+    """Deviation of the gap over seeds within a concept, pooled over concepts, and its degrees of freedom."""
+    groups = [values for values in by_concept({k: gap(v) for k, v in runs.items()}).values() if len(values) > 1]
+    free = sum(len(values) - 1 for values in groups)
+    if not free:
+        return math.nan, 0
+    return math.sqrt(sum(float(np.var(v, ddof=1)) * (len(v) - 1) for v in groups) / free), free
+
+
+def ratio(arm: Runs, dual: Runs) -> tuple[float, float, float] | None:
+    """Pooled deviation of an arm over that of `dual`, with a 95 % interval.
+
+    Log ratio -+ t times its bootstrap deviation. Seeds are drawn with replacement within each concept and arm; concepts
+    stay, as the claim is about runs.
+    """
+    pooled, logs, free = [], [], 0
+    for place, runs in enumerate((arm, dual)):
+        groups = [np.array(v) for v in by_concept({k: gap(x) for k, x in runs.items()}).values() if len(v) > 1]
+        sd, more = within(runs)
+        if not more or not sd > 0:
+            return None
+        pooled.append(sd)
+        free += more
+        rng = np.random.default_rng([0, place])
+        total = sum(
+            v[rng.integers(len(v), size=(RESAMPLES, len(v)))].var(axis=1, ddof=1) * (len(v) - 1) for v in groups
+        )
+        logs.append(np.log(np.maximum(total, 1e-12)) / 2)
+    value = math.log(pooled[0] / pooled[1])
+    half = float(stats.t.ppf(0.975, free)) * math.sqrt(sum(float(x.var(ddof=1)) for x in logs))
+    return math.exp(value), math.exp(value - half), math.exp(value + half)
+
+
+def accepted(line: Line) -> bool:
+    """Nine tenths of the concept gone, at most 5 points of retain accuracy lost, 90 % of the pictures valid."""
+    scores = {name: value for name, (value, _) in line["scores"].items()}
+    return (
+        scores["forget_accuracy.after"] <= MOST_LEFT * scores["forget_accuracy.before"] + 1e-9
+        and scores["retain_accuracy.after"] >= scores["retain_accuracy.before"] - MOST_LOST - 1e-9
+        and scores["validity.after"] >= LEAST_VALID - 1e-9
+    )
+
+
+def comparison(lines: Sequence[Line]) -> list[str]:
+    """Every arm: means of the scores, the gap, against `dual`, and the deviation over seeds."""
+    names = [name.removesuffix("_accuracy") for name in SCORES]
+    columns = [
+        "method",
+        "arm",
+        "runs",
+        *names,
+        "gap",
+        "gap − `dual`'s",
+        "p (Holm)",
+        "farther on",
+        "sd over seeds",
+        "sd ratio",
+    ]
+    head = f"| {' | '.join(columns)} |"
+    rows = [head, "|---" * (head.count("|") - 1) + "|"]
+    for method in BASE:
+        found = arms(lines, "test", method)
+        dual = found.get("dual", {})
+        tests = {arm: against(found[arm], dual) for arm in arms_of(method) if arm in found and arm != "dual" and dual}
+        adjusted = holm({arm: t.p for arm, t in tests.items() if t})
+        for arm in (a for a in arms_of(method) if a in found):
+            runs = list(found[arm].values())
+            scores = [f"{100 * mean(r['scores'][f'{name}.after'][0] for r in runs):.1f}" for name in SCORES]
+            test, sd = tests.get(arm), within(found[arm])[0]
+            change = (
+                f"{test.difference.value:+.1f} [{test.difference.low:+.1f}, {test.difference.high:+.1f}]"
+                if test
+                else ""
+            )
+            times = ratio(found[arm], dual) if test else None
+            rows.append(
+                f"| {method} | `{arm}` | {len(runs)} | {' | '.join(scores)} | {mean(map(gap, runs)):.1f} | {change} "
+                f"| {f'{adjusted[arm]:.2f}' if test else ''} | {f'{test.worse} of {test.concepts}' if test else ''} "
+                f"| {sd:.1f} | {f'{times[0]:.2f} [{times[1]:.2f}, {times[2]:.2f}]' if times else ''} |"
+            )
+    return rows
+
+
+def stability(lines: Sequence[Line]) -> list[str]:
+    """Ten seeds of `dual` and `shared`: pooled deviation over seeds, and the ratio."""
+    rows = ["| method | arm | runs | sd over seeds | over `dual`'s |", "|---|---|---|---|---|"]
+    for method in BASE:
+        more, test = arms(lines, "more", method), arms(lines, "test", method)
+        if not {"dual", "shared"} <= more.keys() & test.keys():
+            continue
+        both = {arm: test[arm] | more[arm] for arm in ("dual", "shared")}
+        for arm, runs in both.items():
+            times = ratio(runs, both["dual"]) if arm != "dual" else None
+            said = f"{times[0]:.2f} [{times[1]:.2f}, {times[2]:.2f}]" if times else ""
+            rows.append(f"| {method} | `{arm}` | {len(runs)} | {within(runs)[0]:.2f} | {said} |")
+    return rows
+
+
+def width(lines: Sequence[Line]) -> list[str]:
+    """Share of settings around the chosen one that are accepted."""
+    rows = ["| method | arm | accepted | of | share |", "|---|---|---|---|---|"]
+    for method in BASE:
+        moved, chosen = arms(lines, "width", method), arms(lines, "test", method)
+        for arm in ("dual", "shared", "joint"):
+            runs = [r for name, found in moved.items() if name.split("-")[0] == arm for r in found.values()]
+            if not runs:
+                continue
+            runs += [r for (_, seed), r in chosen.get(arm, {}).items() if seed == 0]
+            hits = sum(map(accepted, runs))
+            share = wilson(hits, len(runs))
+            rows.append(
+                f"| {method} | `{arm}` | {hits} | {len(runs)} | {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] |"
+            )
+    return rows
+
+
+def masks(lines: Sequence[Line]) -> list[str]:
+    """Without the mask against with it, same concepts and seeds."""
+    rows = ["| method | arm | pairs | gap without − with |", "|---|---|---|---|"]
+    for method in BASE:
+        bare, masked = arms(lines, "masks", method), arms(lines, "test", method)
+        for name, runs in bare.items():
+            arm = name.removesuffix("-bare")
+            if found := against(runs, masked.get(arm, {})):
+                d = found.difference
+                rows.append(f"| {method} | `{arm}` | {d.n} | {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}] |")
+    return rows
+
+
+def dots(lines: Sequence[Line]) -> Figure:
+    """Every run's gap, a row an arm, a column a method; the bar is the mean."""
+    shown = [m for m in BASE if arms(lines, "test", m)]
+    marks = dict(zip(TEST, "osD^v", strict=True))
+    figure = Figure(figsize=(3.1 * len(shown) + 1.2, 3.6), layout="constrained")
+    for place, method in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), place + 1)
+        found = arms(lines, "test", method)
+        names = [arm for arm in arms_of(method) if arm in found]
+        for row, arm in enumerate(names):
+            for (concept, seed), line in sorted(found[arm].items()):
+                at = row + 0.11 * (TEST.index(concept) - 2) + 0.012 * (seed - 2)
+                axes.plot(gap(line), at, marks[concept], ms=3.5, mew=0, alpha=0.75, color=COLOURS[arm])
+            middle = mean(map(gap, found[arm].values()))
+            axes.plot([middle, middle], [row - 0.38, row + 0.38], color="#222222", lw=1.6)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(left=-0.5)
+        axes.set_title(method, fontsize=11)
+        axes.set_xlabel("gap to retraining (points)")
+        axes.grid(axis="x", alpha=0.25)
+    handles = [matplotlib.lines.Line2D([], [], ls="", marker=m, color="#555555", label=c) for c, m in marks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("docs/results"))
+    options = parser.parse_args()
+    lines = [line for line in read(options.file) if line["method"] in BASE]
+    parts = {
+        "Arms": comparison(lines),
+        "Ten seeds": stability(lines),
+        "Width": width(lines),
+        "Masks": masks(lines),
+    }
+    text = "# The study's tables\n\nMade by `benchmark/study_report.py`; what they mean: [study.md](../study.md).\n"
+    for title, rows in parts.items():
+        if len(rows) > 2:
+            text += f"\n## {title}\n\n" + "\n".join(rows) + "\n"
+    write_text(options.output / "study-tables.md", text)
+    if any(arms(lines, "test", method) for method in BASE):
+        with matplotlib.rc_context(STYLE):
+            dots(lines).savefig(options.output / "study-gaps.svg", metadata={"Date": None})
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
