@@ -138,7 +138,8 @@ def _run(options: argparse.Namespace) -> int:
                 raise
             stored = config if options.resume is None else load_config(options.resume / "config.yaml")
             raise EraseError(f"out of GPU memory: {less_memory(stored)}") from error
-    if not listener.complete:
+        stopped = group.any(not listener.complete)  # the main process alone is told
+    if stopped:
         raise _interrupted(Interrupted("stopped"), folder)
     if listener.scores:
         print(score_table(listener.scores))

@@ -29,6 +29,8 @@ from erase.ui.records import remove
 from erase.ui.roots import Roots
 
 MOST_UPLOAD = 16 * 2**30  # bytes
+MOST_EXPORTS = 64 * 2**30  # bytes of all exports kept; the oldest are removed, as each can be written again
+SPARE = 2 * 2**30  # bytes that no upload takes from the disk
 UPLOADS = "uploads"
 FOLDERS = ("diffusers", "text-encoder")  # formats that are a folder, which is downloaded as one .zip
 LONGEST = 1800.0  # seconds that an export may take
@@ -118,6 +120,7 @@ class Actions:
             if place.is_file() and place.stat().st_mtime >= (run / runs.MODEL).stat().st_mtime:
                 return str(place)
             remove(folder)
+            _thin(self.roots.exports, MOST_EXPORTS)
             folder.mkdir(parents=True)
             output = folder / "model" if format in FOLDERS else place
             words = ["export", str(run), "--format", format, "--output", str(output)]
@@ -165,8 +168,12 @@ class Actions:
         source, place = Path(path), self.roots.models / UPLOADS / plain
         if source.is_symlink() or not source.is_file():
             raise InputError(f"file {plain!r} did not arrive; send it again")
-        if source.stat().st_size > most:
-            raise InputError(f"file {plain!r} has {source.stat().st_size:,} bytes; at most {most:,} are taken")
+        size = source.stat().st_size
+        if size > most:
+            raise InputError(f"file {plain!r} has {size:,} bytes; at most {most:,} are taken")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(place.parent).free < size + SPARE:
+            raise InputError(f"file {plain!r} has {size:,} bytes, too many for this server's disk; remove models there")
         try:
             with safe_open(source, "pt") as file:
                 held = len(list(file.keys()))
@@ -184,6 +191,17 @@ class Actions:
 def _is_rank(rank: Any) -> bool:
     number = isinstance(rank, int | float) and not isinstance(rank, bool)  # one from another program has no type
     return number and 1 <= rank <= 1000 and rank == int(rank)
+
+
+def _thin(exports: Path, most: int) -> None:
+    """Remove the oldest exports until the others hold at most `most` bytes."""
+    found = sorted((path for path in exports.glob("*/*/*") if path.is_file()), key=lambda path: path.stat().st_mtime)
+    held = sum(path.stat().st_size for path in found)
+    for path in found:
+        if held <= most:
+            return
+        held -= path.stat().st_size
+        remove(path.parent)
 
 
 def _zip(folder: Path, place: Path, name: str) -> None:

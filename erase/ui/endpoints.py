@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from erase.errors import InputError
-from erase.ui.site import DEVICE, Site, told
+from erase.ui.site import DEVICE, EXPORT, Site, told
 
 NAMES = ("erase", "status", "stop", "generate", "evaluate", "export", "runs")
 
@@ -50,8 +50,8 @@ def add(site: Site) -> None:
 
     for verb in (erase, status, stop, evaluate, runs):
         gr.api(_plain(verb), api_name=verb.__name__, concurrency_limit=None)
-    for verb in (generate, export):
-        gr.api(_plain(verb), api_name=verb.__name__, **DEVICE)
+    gr.api(_plain(generate), api_name="generate", **DEVICE)
+    gr.api(_plain(export), api_name="export", **EXPORT)
 
 
 def _file(path: str) -> dict[str, Any]:

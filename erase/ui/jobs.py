@@ -23,12 +23,25 @@ from erase.errors import InputError, first_line
 from erase.runtime import write_text
 from erase.ui.listing import Listing, RunInfo, Status, mark_sensitive, status_of
 from erase.ui.progress import Watch
-from erase.ui.records import LOCK, LOG, SETTINGS, UNDER_WAY, Adopted, Record, State, lock, read_all, remove, write
+from erase.ui.records import (
+    LOCK,
+    LOG,
+    SETTINGS,
+    UNDER_WAY,
+    Adopted,
+    Record,
+    State,
+    lock,
+    read_all,
+    remove,
+    write,
+    written,
+)
 from erase.ui.roots import Roots
 from erase.ui.starting import Process, Start, arguments_of, check_elsewhere, reserve, worker_of
 
 MOMENT = 10.0  # seconds in which a form submitted again is the same run
-AGAIN = 5.0  # seconds after which a second stop ends a run at once
+AGAIN = 5.0  # seconds after which a further stop is another one
 POLL = 0.1
 TURNS = 32  # comparisons that may wait
 IN_A_ROW = 4  # of them before a queued run has its turn
@@ -57,6 +70,7 @@ class Jobs:
             raise InputError(f"another server works in {roots.runs}; stop it, or choose another folder for the runs")
         self._held, self._closing = held, False
         self._processes: dict[str, Process] = {}
+        self._urged: set[str] = set()  # asked twice to stop
         self._waiting: list[_Ticket] = []
         self._granted: set[_Ticket] = set()
         self._in_a_row = 0
@@ -123,7 +137,7 @@ class Jobs:
                 raise InputError(f"run {name!r} is finished; nothing is left to resume")
             if record is None:
                 self.roots.usable(runs.require_run(folder))
-                check_elsewhere(folder)
+            check_elsewhere(folder, written(self.roots.jobs, name))
             self._check_room()
             self._queue(replace(record or Record(name), task="run"))
             return name
@@ -145,7 +159,8 @@ class Jobs:
     def stop(self, name: str) -> None:
         """Take a run out of the queue, or let it end after its round; what there is stays, to be resumed.
 
-        Asked again after some seconds, it ends at once, without saving. One that is not under way stays as it is.
+        Asked again after some seconds, it ends at once, without saving; a third time, it is killed. One that is not
+        under way stays as it is.
         """
         with self._change:
             record = self._records.get(self.roots.run_name(name))
@@ -159,7 +174,8 @@ class Jobs:
                 self._processes[name].stop()
             elif name in self._processes and time.time() - record.asked > AGAIN:
                 self._store(replace(record, asked=time.time()))
-                self._processes[name].stop()
+                (self._processes[name].kill if name in self._urged else self._processes[name].stop)()
+                self._urged.add(name)
 
     def delete(self, name: str) -> None:
         """Remove a run that is not under way, with all of it. Raises `InputError` if others began from it."""
@@ -173,7 +189,8 @@ class Jobs:
             folder = self.roots.run(name)
             if record is None:
                 runs.require_run(folder)
-                check_elsewhere(folder)
+            if record is None or record.state != "queued":
+                check_elsewhere(folder, written(self.roots.jobs, name))
             later = [info.name for info in self.listing() if info.model == f"run:{name}"]
             if later:
                 raise InputError(f"run {name!r} is what {', '.join(later[:3])} began from; delete these first")
@@ -310,6 +327,7 @@ class Jobs:
                     if ended is not None:
                         self._end(self._records[name], ended)
                         del self._processes[name]
+                        self._urged.discard(name)
                 except Exception as error:  # whatever it is, the queue goes on, and looks again
                     if self._troubles.get(name) != repr(error):
                         self._troubles[name] = repr(error)

@@ -51,6 +51,14 @@ def write(jobs: Path, record: Record) -> None:
     write_json(jobs / record.name / JOB, asdict(record))
 
 
+def written(jobs: Path, name: str) -> float:
+    """When a job was stored last, in seconds since the epoch; 0 where it never was."""
+    try:
+        return (jobs / name / JOB).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def read_all(jobs: Path) -> list[Record]:
     """The jobs stored, in their order; one that is damaged is left out: its run's folder still says how far it got."""
     found = []

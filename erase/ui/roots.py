@@ -5,6 +5,7 @@ A visitor is not trusted. A name becomes a path here and nowhere else, and only 
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,7 +104,11 @@ class Roots:
             return real
         if not (real / INDEX).is_file() or (real / CONFIG).exists():  # a run's folder would name its own base
             raise InputError(f"model {text!r} is neither a model's folder nor a file; take one from the list")
-        for number, found in enumerate(real.rglob("*")):
+        # A folder that is a link is gone into too: what is in it would be read. A circle of them ends at the limit.
+        below = (
+            Path(place, name) for place, folders, files in os.walk(real, followlinks=True) for name in folders + files
+        )
+        for number, found in enumerate(below):
             if number >= MOST_FILES or not _inside(found.resolve(), root):
                 why = "has too many files" if number >= MOST_FILES else "has links out of the server's models"
                 raise InputError(f"model {text!r} {why}; take one from the list")

@@ -24,6 +24,8 @@ from erase.ui.actions import Actions
 Result = TypeVar("Result")
 # What computes waits for its turn in `Jobs`, which tells its place; here only so many may wait at a time.
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 8}
+# One export after the other, beside what is drawn.
+EXPORT = {"concurrency_id": "export", "concurrency_limit": 8}
 # Everything but the seven named endpoints: hidden, and not to be called from outside. What only looks something up does
 # not wait in the queue.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}

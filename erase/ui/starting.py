@@ -65,8 +65,12 @@ def reserve(roots: Roots, concepts: str, method: str) -> Path:
     raise InputError(f"there are too many runs of {concepts!r} by {method} of today; delete some")
 
 
-def check_elsewhere(folder: Path) -> None:
-    """Raises `InputError` for a run that the command line seems to be busy with."""
+def check_elsewhere(folder: Path, ended: float = 0.0) -> None:
+    """Raises `InputError` for a run that the command line seems to be busy with.
+
+    `ended`: when, in seconds since the epoch, this server's own process was done with it.
+    """
     with suppress(OSError):
-        if time.time() - (folder / runs.EVENTS).stat().st_mtime < ELSEWHERE and not (folder / runs.DONE).exists():
+        last = (folder / runs.EVENTS).stat().st_mtime
+        if last > ended + 1 and time.time() - last < ELSEWHERE and not (folder / runs.DONE).exists():
             raise InputError(f"run {folder.name!r} seems to run outside this server; try again in half a minute")

@@ -293,3 +293,17 @@ def test_accelerate_runs_to_the_end_and_speaks_once(tmp_path: Path) -> None:
     assert process.returncode == 0, said
     assert (tmp_path / "run" / runs.DONE).is_file()
     assert out.count("forget_accuracy") == 1 and out.count("report: ") == 1 and said.count("model: ") == 1
+
+    judged = (tmp_path / "run" / runs.ROWS).read_bytes()
+    (tmp_path / "run" / runs.ROWS).unlink()
+    process = launch(accelerate, ["eval", "run"], tmp_path)
+    out, said = process.communicate(timeout=600)
+    assert process.returncode == 0 and out.count("forget_accuracy") == 1, said
+    assert (tmp_path / "run" / runs.ROWS).read_bytes() == judged
+
+    words = ["generate", "run", *(w for prompt in PROMPTS for w in ("--prompt", prompt)), "--steps", "2"]
+    process = launch(accelerate, [*words, "--output", "drawn"], tmp_path)
+    out, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == len(PROMPTS)
+    assert out.count("drawn") == len(set(out.split()))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,7 +236,7 @@ def test_an_export_that_fails_says_why_and_can_be_ended(tmp_path: Path):
         module.in_a_process(["run"], tmp_path / "log", lambda: True)
 
 
-def test_only_safetensors_are_taken_in(actions: Actions, tmp_path: Path):
+def test_only_safetensors_are_taken_in(actions: Actions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     good = tmp_path / "sent"
     save_file({"a": zeros(3)}, good)
     assert actions.upload(good, "mine.safetensors") == "uploads/mine.safetensors"
@@ -258,10 +261,26 @@ def test_only_safetensors_are_taken_in(actions: Actions, tmp_path: Path):
     assert actions.upload(good, "../../up.safetensors") == "uploads/up.safetensors", "only a path's last part counts"
     with pytest.raises(InputError, match="at most 10"):
         actions.upload(good, "big.safetensors", most=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=2**30))
+        with pytest.raises(InputError, match="too many for this server's disk"):
+            actions.upload(good, "late.safetensors")
     assert {path.name for path in (actions.roots.models / "uploads").iterdir()} == {
         "mine.safetensors",
         "up.safetensors",
     }
+
+
+def test_the_oldest_exports_make_room(tmp_path: Path):
+    for age, name in enumerate(("new", "middle", "old")):
+        place = tmp_path / "run" / name / f"{name}.safetensors"
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"x" * 10)
+        os.utime(place, (1e9 - age, 1e9 - age))
+    module._thin(tmp_path, 30)
+    assert len(list(tmp_path.glob("*/*"))) == 3
+    module._thin(tmp_path, 19)
+    assert [path.name for path in tmp_path.glob("run/*")] == ["new"]
 
 
 def test_what_no_run_could_use_is_not_queued(actions: Actions, run: str):

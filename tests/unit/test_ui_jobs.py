@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import sys
 import threading
@@ -158,6 +159,12 @@ def test_a_stopped_run_goes_on_and_a_failed_one_says_why(jobs: Jobs, gate: Path)
     until(lambda: jobs.status(name).state == "failed")
     assert jobs.status(name).error == "the weights are broken" and jobs.status(name).sensitive
     (gate.parent / "fail").unlink()
+    log = jobs.roots.runs / name / "events.jsonl"
+    os.utime(log, (time.time() + 5, time.time() + 5))  # as if another process went on with it
+    for verb in (jobs.resume, jobs.delete):
+        with pytest.raises(InputError, match="seems to run outside this server"):
+            verb(name)
+    os.utime(log, (time.time() - 60, time.time() - 60))
     jobs.resume(name)
     until(lambda: jobs.status(name).state == "done")
     with pytest.raises(InputError, match="finished"):
@@ -242,6 +249,23 @@ def test_closing_lets_a_stopping_run_save_what_it_has(roots: Roots):
     threading.Timer(0.3, process.over.set).start()
     jobs.close(timeout=10)
     assert process.stops == 1 and process.kills == 0
+
+
+def test_a_third_stop_kills(roots: Roots):
+    process = Slow()
+    jobs = Jobs(roots, start=lambda arguments, log, held: process)
+    name = jobs.submit(CONFIG)
+    until(lambda: jobs.status(name).state == "running")
+    seen = []
+    for _ in range(3):
+        jobs.stop(name)
+        jobs.stop(name)  # at once again: nothing new
+        seen.append((process.stops, process.kills))
+        with jobs._change:  # as if it was long ago
+            jobs._records[name] = replace(jobs._records[name], asked=0.0)
+    assert seen == [(1, 0), (2, 0), (2, 1)]
+    process.over.set()
+    jobs.close()
 
 
 def test_a_process_that_cannot_be_looked_at_does_not_end_the_queue(roots: Roots, capsys: pytest.CaptureFixture[str]):

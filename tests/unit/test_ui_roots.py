@@ -99,6 +99,13 @@ def test_links_out_of_the_models_are_refused(roots: Roots, tmp_path: Path):
         with pytest.raises(InputError):
             roots.model(name)
     assert not {"link", "file.safetensors", "sd", "self", "loop"} & set(roots.models_list())
+    (roots.models / "sd" / "vae").unlink()
+    assert roots.model("sd")
+    (roots.models / "shared").mkdir()
+    (roots.models / "shared" / "file.safetensors").symlink_to(outside / "secret.safetensors")
+    (roots.models / "sd" / "vae").symlink_to(roots.models / "shared")  # inside, but what is in it leads out
+    with pytest.raises(InputError, match="links out"):
+        roots.model("sd")
     (roots.models / "alias.safetensors").symlink_to(roots.models / "plain.safetensors")
     assert roots.model("alias.safetensors") == str(roots.models / "plain.safetensors")
 

@@ -11,7 +11,7 @@ from erase.arguments import DTYPES, EXPORTS
 from erase.errors import EraseError, InputError
 from erase.ui import look, shown
 from erase.ui.roots import RUN
-from erase.ui.site import DEVICE, PRIVATE, QUICK, Site, guarded, told
+from erase.ui.site import EXPORT, PRIVATE, QUICK, Site, guarded, told
 
 EVERY = 2.0  # seconds between looks at the list, while it is open
 
@@ -106,7 +106,7 @@ def _export(site: Site, chosen: gr.Textbox) -> gr.Accordion:
         return gr.update(value=None, interactive=False, label="Download")
 
     start.click(stale, None, got, **QUICK).then(
-        guarded(write), [chosen, format, dtype, rank], got, **PRIVATE, **DEVICE, show_progress="minimal"
+        guarded(write), [chosen, format, dtype, rank], got, **PRIVATE, **EXPORT, show_progress="minimal"
     )
     chosen.change(stale, None, got, **QUICK)
     return panel
