@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from erase.errors import EraseError, InputError
+from erase.events import OnEvent, Warned
 from erase.runtime import pick_device
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Group:
     def main(self) -> bool:
         """Whether this process writes and speaks."""
         return self.rank == 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which a launcher's signals are taken for one; it kills what is left after 30."""
+        return 0.0 if self.size == 1 else 25.0
 
     def device(self, wanted: str) -> torch.device:
         """What this process computes on: of several GPUs, the one of its number on its machine."""
@@ -178,15 +184,15 @@ def launched() -> Group:
     return ALONE
 
 
-def half_launched() -> str | None:
-    """A warning where `accelerate launch --cpu` was to start several processes: without MPI it starts one."""
+def warn_of_launcher(on_event: OnEvent) -> None:
+    """Say it where `accelerate launch --cpu` was to start several processes: without MPI it starts one."""
     here = os.environ
     if here.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") and "MASTER_ADDR" in here and launched() == ALONE:
-        return (
+        text = (
             "accelerate started one process, as it does with --cpu unless MPI is there; for several: torchrun "
             "--nproc_per_node N, or accelerate launch --multi_gpu --num_processes N, with --device cpu"
         )
-    return None
+        on_event(Warned(text=text))
 
 
 @contextmanager

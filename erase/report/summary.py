@@ -30,7 +30,10 @@ BARS = 300  # points beyond which a figure shows no intervals
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One run of the page: what tells it from the others, how it stands, and its last error."""
+    """One run of the page: what tells it from the others, how it stands, and its last error.
+
+    `link` is its folder as seen from the page, where that is not its name.
+    """
 
     name: str
     folder: Path
@@ -41,6 +44,7 @@ class Entry:
     setting: str
     state: str
     error: str = ""
+    link: str = ""
 
     @property
     def group(self) -> str:
@@ -57,8 +61,17 @@ class Seen:
     pairs: tuple[dict[str, Any], ...] = ()
 
 
-def render(heading: str, entries: Sequence[Entry], known: dict[str, Seen]) -> str:
-    """The page as text, every value from outside escaped; `known` keeps what was read, by name, for the next time."""
+def render(
+    heading: str,
+    entries: Sequence[Entry],
+    known: dict[str, Seen],
+    differences: Sequence[dict[str, Any]] = (),
+    unlike: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page as text, every value from outside escaped; `known` keeps what was read, by name, for the next time.
+
+    `differences` are rows of a table of runs against one of them, `unlike` the runs that have none, and why.
+    """
     done = [entry for entry in entries if entry.state == "done"]
     for entry in done:
         if entry.name not in known:
@@ -81,6 +94,8 @@ def render(heading: str, entries: Sequence[Entry], known: dict[str, Seen]) -> st
         "scatter": Markup(scatter_svg(judged)) if judged else "",
         "pictured": [(entry, seen.pairs) for entry, seen in read if seen.pairs],
         "unpictured": sum(not seen.pairs for _, seen in read),
+        "differences": differences,
+        "unlike": unlike,
         "failed": [
             (entry.name, entry.error or known[entry.name].error)
             for entry in entries
@@ -124,7 +139,13 @@ def _row(entry: Entry, seen: Seen | None, names: Sequence[str], verdict: str) ->
     facts = " · ".join(
         filter(None, [entry.concept, entry.method, entry.optimizer, f"seed {entry.seed}", entry.setting])
     )
-    row = {"name": entry.name, "facts": facts, "state": entry.state, "verdict": verdict}
+    row = {
+        "name": entry.name,
+        "link": entry.link or entry.name,
+        "facts": facts,
+        "state": entry.state,
+        "verdict": verdict,
+    }
     return row | {"cells": cells, "linked": linked}
 
 
@@ -190,12 +211,21 @@ TEMPLATE = """<!doctype html>
 before. Runs whose pictures are destroyed (degenerate) stand last.</p>
 <div class="wide"><table class="scores"><thead><tr><th>Run</th><th>State</th>
 {% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>{% for row in rows %}
-<tr><th scope="row">{% if row.linked %}<a href="{{ row.name|urlencode }}/report.html">{{ row.name }}</a>
+<tr><th scope="row">{% if row.linked %}<a href="{{ row.link|urlencode }}/report.html">{{ row.name }}</a>
 {% else %}{{ row.name }}{% endif %}<small class="soft">{{ row.facts }}</small></th>
 <td class="state-{{ row.state }}" data-label="state">{{ row.state }}
 <small>{{ row.verdict }}</small></td>{% for cell in row.cells %}
 <td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small><small>{{ cell.before }}</small></td>
 {% endfor %}</tr>{% endfor %}</tbody></table></div></section>
+{% if differences or unlike %}<section><h2>Against {{ differences[0].first if differences else "the first" }}</h2>
+<p class="soft small">The other run minus this one, both after erasing, over the same prompts, seeds and noise: value,
+95 % interval, number of pairs; p is adjusted over all lines (Holm). Bold: the interval holds no 0.</p>
+<div class="wide"><table class="facts"><tbody>{% for row in differences %}<tr><th scope="row">
+{% if loop.first or loop.previtem.name != row.name %}{{ row.name }}{% endif %}</th><td>{{ row.score }}</td>
+<td>{% if row.sure %}<strong>{{ row.value }}</strong>{% else %}{{ row.value }}{% endif %}</td>
+<td>{{ row.range }}</td><td>p {{ row.p }}</td></tr>{% endfor %}{% for name, why in unlike %}<tr>
+<th scope="row">{{ name }}</th><td colspan="4">{{ why }}</td></tr>{% endfor %}</tbody></table></div>
+</section>{% endif %}
 {% if pictured %}<section><h2>Before and after</h2><p class="soft small">The first prompt of each run's report: of the
 concept, and of a neighbour. Same prompt, same seed, same noise; not chosen by hand.
 {% if unpictured %}Of {{ unpictured }} more runs the pictures are in their own reports.{% endif %}</p>

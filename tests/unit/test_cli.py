@@ -245,7 +245,10 @@ def test_judges_prompts_and_roles_reach_the_configuration_and_the_eval(workflow,
 
 
 def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, capsys, monkeypatch):
+    pages = []
+    monkeypatch.setattr("erase.report.comparison.write_comparison", lambda *given: pages.append(given) or given[1])
     assert main(["eval", "runs/a", "runs/b"]) == 0
+    assert pages == [([Path("runs/a"), Path("runs/b")], Path("runs/comparison.html").absolute())]
     assert [call[1] for call in workflow.calls] == [(Path("runs/a"),), (Path("runs/b"),)]
     assert {call[2]["cache"] for call in workflow.calls} == {Path("runs/.before").absolute()}
     out = capsys.readouterr().out
@@ -292,12 +295,12 @@ def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monk
 
 def test_an_eval_ends_in_every_process_where_one_was_told_to(workflow, capsys, monkeypatch):
     class Told:  # by a signal that this process has not got
-        size, main = 2, True
+        size, main, patience = 2, True, 25.0
 
         def any(self, flag):
             return True
 
-    monkeypatch.setattr("erase.cli.joined", lambda: contextlib.nullcontext(Told()))
+    monkeypatch.setattr("erase.eval_command.joined", lambda: contextlib.nullcontext(Told()))
     monkeypatch.setattr(workflow, "evaluate", lambda *_, **__: [SCORE])
     assert main(["eval", "runs/x"]) == 130
     assert error_of(capsys) == "stopped; start again with: erase eval runs/x"

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from erase.cli import main
-from erase.distributed import ALONE, NUMBERS, Group, half_launched, hushed, last_words, launched
+from erase.distributed import ALONE, NUMBERS, Group, hushed, last_words, launched, warn_of_launcher
 from erase.errors import InputError
 from erase.sampling import dealt
 from erase.terminal import stopping_on_signals
@@ -105,13 +105,17 @@ def test_what_is_one_process_is_refused_under_a_launcher(monkeypatch, capsys):
 
 
 def test_accelerate_that_started_one_process_is_told_of(monkeypatch):
-    assert half_launched() is None
+    said = []
+    warn_of_launcher(said.append)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    assert half_launched() is None  # one was asked for
+    warn_of_launcher(said.append)  # one was asked for
+    assert said == []
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    assert "torchrun" in (half_launched() or "")
+    warn_of_launcher(said.append)
+    assert len(said) == 1 and "torchrun" in said[0].text
     launch(monkeypatch, 0, 2)
-    assert half_launched() is None
+    warn_of_launcher(said.append)
+    assert len(said) == 1
 
 
 def test_a_launchers_copy_of_a_signal_is_no_second_one():

@@ -1,0 +1,103 @@
+"""`erase eval`: judge runs, compare them, attack them."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from erase.arguments import JUDGING, SHORT
+from erase.distributed import ALONE, joined, launched, warn_of_launcher
+from erase.errors import InputError, Interrupted
+from erase.runtime import command
+
+
+def attacks_given(options: argparse.Namespace) -> None:
+    """Refuse names of attacks without a level, and make the default of `--attack` alone no silent one."""
+    if options.attack and not options.attacks:
+        raise InputError(f"--attack {options.attack[0]} needs a budget too: add --attacks quick, standard or full")
+    if options.attacks and launched() != ALONE:
+        raise InputError("attacks are one process; start them afterwards, alone: erase eval RUN --attacks LEVEL")
+
+
+def attack(folder: Path, options: argparse.Namespace) -> None:
+    """Attack a run and print what came of it."""
+    from erase import workflow
+    from erase.terminal import Listener, score_table, stopping_on_signals
+
+    with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
+        try:
+            scores = workflow.attack(folder, options.attacks, options.attack, on_event=listener, should_stop=stop)
+        except (KeyboardInterrupt, Interrupted) as error:
+            named = [word for name in options.attack for word in ("--attack", name)]
+            again = command("eval", folder, "--attacks", options.attacks, *named)
+            raise Interrupted(f"{str(error) or 'interrupted'}; go on with: {again}") from None
+    print(score_table(scores))
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    attacks_given(options)
+    asked = {SHORT[name][0]: getattr(options, name) for name in JUDGING if getattr(options, name) is not None}
+    if options.rows and asked:
+        raise InputError("--rows computes scores of the pictures that there are; leave out the other flags")
+    if options.rows and launched() != ALONE:
+        raise InputError("--rows computes scores in one process; start it alone, without a launcher")
+    if options.gold and launched() != ALONE:
+        raise InputError("--gold compares in one process; start it alone, without a launcher")
+    if options.attacks:
+        if options.rows or asked or options.gold:
+            first = f"; first: {command('eval', *options.runs, *_flags(options))}" if asked else ""
+            raise InputError(f"--attacks attack a run as it was judged, without other flags{first}")
+        for folder in options.runs:
+            attack(folder, options)
+        return 0
+    if options.gold and (options.rows or asked or len(options.runs) > 1):
+        raise InputError("--gold compares one run, judged by its own settings; leave out the other runs and flags")
+    from erase import golds, workflow
+    from erase.report.comparison import PAGE, write_comparison
+    from erase.terminal import Listener, score_table, standings, stopping_on_signals
+
+    judged: list[tuple[str, list[dict[str, Any]]]] = []
+    judge = partial(golds.evaluate, golds=options.gold) if options.gold else workflow.evaluate
+    with joined() as group, Listener(quiet=options.quiet) as listener, stopping_on_signals(group.patience) as stop:
+        warn_of_launcher(listener)
+        for place, folder in enumerate(options.runs):
+            try:
+                if options.rows:
+                    scores = workflow.rescore(folder, on_event=listener)
+                else:
+                    more: dict[str, Any] = {"cache": _cache(options, folder), "asked": asked}
+                    more = {name: value for name, value in more.items() if value}
+                    if not options.gold:
+                        more["group"] = group
+                    scores = judge(folder, on_event=listener, should_stop=stop, **more)
+                if group.any(stop.asked):  # a signal may reach some processes before others
+                    raise Interrupted("stopped")
+            except Interrupted as error:
+                again = command("eval", *options.runs[place:], *_flags(options))
+                raise Interrupted(f"{error}; start again with: {again}") from None
+            if len(options.runs) > 1:
+                print(f"{folder}")
+            if group.main:
+                print(score_table(scores))
+            judged.append((str(folder), scores))
+        if len(judged) > 1 and group.main:
+            print(standings(judged))
+            print(f"comparison: {write_comparison(options.runs, options.runs[0].absolute().parent / PAGE)}")
+    return 0
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    """What was said of judging, as flags again."""
+    given = {name: getattr(options, name) for name in (*JUDGING, "gold", "cache") if getattr(options, name) is not None}
+    each = [(name, value if isinstance(value, list) else [value]) for name, value in given.items()]
+    words = [word for name, values in each for value in values for word in (f"--{name}", str(value))]
+    return words + [f"--{name}" for name in ("rows", "offline") if getattr(options, name)]
+
+
+def _cache(options: argparse.Namespace, folder: Path) -> Path | None:
+    """Where pictures of the base are kept: as told, else beside several runs that are judged together."""
+    if options.cache is not None or len(options.runs) < 2:
+        return options.cache
+    return folder.absolute().parent / ".before"

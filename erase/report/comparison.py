@@ -1,0 +1,83 @@
+"""Several runs on one page: the summary of all, and each against the first on equal pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erase import runs
+from erase.config import load_config
+from erase.errors import InputError
+from erase.evaluation.rows import read_rows
+from erase.evaluation.versus import versus
+from erase.report.plots import label
+from erase.report.summary import Entry, render
+from erase.runtime import CONFIG, write_text
+
+PAGE = "comparison.html"
+
+
+def write_comparison(folders: Sequence[Path], page: Path) -> Path:
+    """Write the page of judged runs; the first is the one that the others are compared with. Raises `InputError`."""
+    names = _names(folders)
+    entries = [_entry(name, folder, page.parent) for name, folder in zip(names, folders, strict=True)]
+    heading = f"{len(entries)} runs compared"
+    write_text(page, render(heading, entries, {}, *differences(dict(zip(names, folders, strict=True)))))
+    return page
+
+
+def differences(folders: dict[str, Path]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Rows of the table of differences from the first run, and why others have none."""
+    (first, place), *rest = folders.items()
+    ours = read_rows(place / runs.ROWS)
+    theirs, refused = {}, []
+    for name, folder in rest:
+        rows = read_rows(folder / runs.ROWS)
+        try:
+            versus(ours, {name: rows})
+            theirs[name] = rows
+        except InputError as error:
+            refused.append((name, str(error)))
+    table = [
+        {
+            "name": name,
+            "first": first,
+            "score": label(change.name),
+            "value": f"{change.value:+.3f}",
+            "range": f"{change.low:+.3f} to {change.high:+.3f}, n {change.n}",
+            "p": f"{change.p_holm:.3f}" if change.p_holm >= 0.001 else "< 0.001",
+            "sure": not change.low <= 0 <= change.high,
+        }
+        for name, found in (versus(ours, theirs) if theirs else {}).items()
+        for change in found
+    ]
+    return table, refused
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, or as much of their paths as tells them apart."""
+    whole = [folder.absolute() for folder in folders]
+    if len(set(whole)) < len(whole):
+        raise InputError("a run is named twice; name each once")
+    for parts in range(1, max(len(path.parts) for path in whole) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("paths that differ have ends that differ")
+
+
+def _entry(name: str, folder: Path, beside: Path) -> Entry:
+    config = load_config(folder / CONFIG)
+    return Entry(
+        name=name,
+        folder=folder,
+        concept=", ".join(concept.name for concept in config.concepts),
+        method=config.method.name,
+        optimizer=config.train.optimizer if config.train else "",
+        seed=config.seed,
+        setting="",
+        state="done",
+        link=Path(os.path.relpath(folder, beside)).as_posix(),
+    )
