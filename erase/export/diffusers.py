@@ -11,6 +11,8 @@ from erase.errors import InputError
 from erase.export.about import Erased
 from erase.export.writing import check_range
 from erase.models import ENCODER, quiet_libraries
+from erase.runtime import WORLD_FILE, write_json
+from erase.world.vocabulary import describe
 
 
 def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype | None) -> list[str]:
@@ -24,6 +26,8 @@ def write_pipeline(erased: Erased, folder: Path, dtype: torch.dtype | None) -> l
             check_range(part.to(dtype or torch.float32).state_dict())
         model.pipeline().save_pretrained(folder, safe_serialization=True)
     _drop_paths(folder)
+    if model.vocabulary is not None:  # a world stays one, whose runs are judged
+        write_json(folder / WORLD_FILE, describe(model.vocabulary))
     return []
 
 

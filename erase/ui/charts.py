@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, LEFT, RIGHT = 400, 46, 8  # of a figure and of its margins, in units of its view box
+WIDTH, LEFT, RIGHT = 400, 46, 14  # of a figure and of its margins, in units of its view box
 COLOURS = {"forget": "var(--warm)", "retain": "var(--cool)", "joint": "var(--violet)"}
 
 
@@ -49,7 +49,7 @@ def _panel(role: str, points: Sequence[tuple[int, float]], last: int) -> str:
     values = [value for _, value in points]
     low, high = min(values), max(values)
     pad = 0.08 * (high - low) or max(abs(high), 1e-3) * 0.1
-    low, high = low - pad, high + pad
+    low, high = max(low - pad, 0.0) if low >= 0 else low - pad, high + pad  # no scale below 0 where no loss is
 
     def place(step: float, value: float) -> str:
         x = LEFT + (WIDTH - LEFT - RIGHT) * step / last

@@ -27,7 +27,7 @@ MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace")
 CSS = """
 .gradio-container { --good: #1d6b43; --bad: #a8331f; --warm: #c2571a; --cool: #3b7ea1; --grey: #6b8fb5;
   --violet: #7a6bb0; --soft: #5d636d; --faint: #d6d3cd; max-width: min(78rem, 100%) !important;
-  min-width: 0; margin: 0 auto; box-sizing: border-box; }
+  width: 100% !important; min-width: 0; margin: 0 auto; box-sizing: border-box; }
 .gradio-container > main, .gradio-container .wrap, #tabs { width: 100%; }
 .dark .gradio-container, .gradio-container.dark { --good: #6fcf9a; --bad: #f08d78; --warm: #e8935c; --cool: #7cb6d4;
   --grey: #93b1d1; --violet: #b0a4dc; --soft: #a8adb6; --faint: #43474f; }
@@ -49,7 +49,8 @@ CSS = """
 .chart figcaption { font-size: .84rem; color: var(--soft); margin: 0 0 .25rem; }
 .chart text { fill: currentColor; font-size: 11px; font-family: inherit; } .chart .axis { stroke: var(--faint); }
 .tablewrap { overflow-x: auto; }
-.tablewrap table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9rem; }
+.tablewrap table { border-collapse: collapse; border: 0 !important; width: 100%; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }
 .tablewrap caption { text-align: left; font-weight: 600; padding: .4rem 0; }
 .tablewrap th, .tablewrap td { text-align: left; padding: .4rem .8rem .4rem 0; border: 0;
   border-bottom: 1px solid var(--faint); vertical-align: top; background: none; }
