@@ -24,6 +24,7 @@ from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
 from erase.report.retention import retention_section
 from erase.report.schema import ChangeEntry, Pair, Report, ScoreEntry, read_report
+from erase.report.worst import worst_section
 from erase.runtime import write_text
 
 LARGEST = 384  # pixels a side; larger pictures are embedded smaller
@@ -73,6 +74,7 @@ def render(report: Report, folder: Path) -> str:
         "unjudged": UNJUDGED,
         "retention": retention_section(report),
         "attacks": Markup(attack_section(folder, embed)),
+        "worst": Markup(worst_section(folder, embed) if report.scores else ""),
         "scores_svg": Markup(scores_svg(_of_all(report)) if report.scores else ""),
         "losses_svg": Markup(losses_svg(read_steps(folder))),
         "guards": flat(report.guards),

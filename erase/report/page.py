@@ -88,6 +88,7 @@ same prompts and seeds pair by pair.</p>{% for name, rows in tables %}{% if name
 {% endfor %}<td class="n" data-label="pictures">{{ row.n }}</td></tr>{% endfor %}</tbody></table>{% endfor %}</section>
 {% else %}<section><h2>Scores</h2><p>{{ unjudged }}</p></section>{% endif %}
 {{ retention }}
+{{ worst }}
 {{ gold }}
 {% if tables or losses_svg %}<section><h2>Figures</h2><div class="charts">
 {% if tables %}<div>{{ scores_svg }}</div>{% endif %}
