@@ -6,7 +6,7 @@
     python benchmark/study.py run configs/study/tune-*.yaml --file docs/results/study-tune.jsonl --jobs 2
     python benchmark/study.py choose docs/results/study-tune.jsonl   # and writes configs/study/test-*.yaml
     python benchmark/study.py run configs/study/test-*.yaml --file docs/results/study.jsonl --jobs 2
-    python benchmark/study.py report docs/results/study.jsonl        # tables and figures
+    python benchmark/study_report.py docs/results/study.jsonl        # tables and figures
 
 A file in configs/study is a matrix that `erase batch` runs too; `run` is the faster way: one process for many runs,
 which share the pools that they train on and the base model's pictures. Runs that --file has are skipped, so a stopped

@@ -18,6 +18,7 @@ from erase.evaluation.standing import place, standing
 from erase.report.html import embed, show, spread
 from erase.report.page import CSS
 from erase.report.plots import STYLE, figure_svg, label
+from erase.report.scatter import scatters
 from erase.report.schema import Report, ScoreEntry, read_report
 
 SCORES = ("forget_accuracy", "neighbour_accuracy", "retain_accuracy", "cross_accuracy", "validity")
@@ -94,6 +95,18 @@ def render(
         "scatter": Markup(scatter_svg(judged)) if judged else "",
         "pictured": [(entry, seen.pairs) for entry, seen in read if seen.pairs],
         "unpictured": sum(not seen.pairs for _, seen in read),
+        "scatters": [
+            {
+                "names": ", ".join(one.names),
+                "score": label(one.score),
+                "mean": f"{100 * one.mean:.1f}",
+                "total": f"{100 * one.found.total:.1f}",
+                "sampling": f"{100 * one.found.sampling:.1f}",
+                "runs": f"{100 * one.found.runs:.1f}",
+                "range": f"{100 * one.found.low:.1f} to {100 * one.found.high:.1f}",
+            }
+            for one in scatters([(entry.name, report) for entry, report in judged], SCORES)
+        ],
         "differences": differences,
         "unlike": unlike,
         "failed": [
@@ -217,6 +230,17 @@ before. Runs whose pictures are destroyed (degenerate) stand last.</p>
 <small>{{ row.verdict }}</small></td>{% for cell in row.cells %}
 <td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small><small>{{ cell.before }}</small></td>
 {% endfor %}</tr>{% endfor %}</tbody></table></div></section>
+{% if scatters %}<section><h2>How stable the procedure is</h2><p class="soft small">Runs that differ by their seed
+alone. Standard deviation over runs in points: of the scores, what judging so many pictures makes of it, and what is
+left for the runs themselves, with its 95 % interval. Judged on equal prompts, they share a part of the former: the
+latter is a lower bound.</p>
+<div class="wide"><table class="scores"><thead><tr><th>Runs</th><th>Score</th><th>Mean, %</th>
+<th>Deviation</th><th>of judging</th><th>of runs</th></tr></thead><tbody>{% for row in scatters %}<tr>
+<th scope="row">{% if loop.first or loop.previtem.names != row.names %}{{ row.names }}{% endif %}</th>
+<td data-label="score">{{ row.score }}</td><td data-label="mean">{{ row.mean }}</td>
+<td data-label="deviation">{{ row.total }}</td><td data-label="of judging">{{ row.sampling }}</td>
+<td data-label="of runs">{{ row.runs }}<small>{{ row.range }}</small></td></tr>{% endfor %}</tbody></table></div>
+</section>{% endif %}
 {% if differences or unlike %}<section><h2>Against {{ differences[0].first if differences else "the first" }}</h2>
 <p class="soft small">The other run minus this one, both after erasing, over the same prompts, seeds and noise: value,
 95 % interval, number of pairs; p is adjusted over all lines (Holm). Bold: the interval holds no 0.</p>

@@ -13,6 +13,7 @@ from erase.evaluation.paired import mcnemar
 from erase.evaluation.rows import write_rows
 from erase.evaluation.versus import versus
 from erase.report.comparison import write_comparison
+from erase.report.scatter import scatters
 from tests.unit.test_metrics import ROLES, example, row
 from tests.unit.test_report import report as make_report
 
@@ -68,3 +69,22 @@ def test_a_page_shows_runs_differences_and_what_cannot_be_compared(tmp_path: Pat
     assert "differs in steps; only runs that were asked the same are compared" in page
     with pytest.raises(InputError, match="named twice"):
         write_comparison([folders[0], folders[0]], tmp_path / "page.html")
+
+
+def test_stability_is_told_of_runs_that_differ_by_seed_alone() -> None:
+    def made(seed: int, lost: float, rounds: int = 5):
+        report = make_report()
+        after = report.score("retain_accuracy", "after")
+        moved = after.model_copy(update={"value": after.value - lost, "low": 0.0, "n": 100, "deff": None})
+        config = {**report.config, "seed": seed, "output": f"runs/{seed}", "train": {"rounds": rounds}}
+        scores = [moved if s is after else s for s in report.scores]
+        return report.model_copy(update={"config": config, "scores": scores})
+
+    runs = [(f"r{seed}", made(seed, lost)) for seed, lost in enumerate((0.0, 0.2, 0.4))]
+    (found,) = scatters(runs, ["retain_accuracy"])
+    assert found.names == ("r0", "r1", "r2")
+    assert found.found.total == pytest.approx(0.2)
+    assert 0 < found.found.sampling < 0.06 and found.found.runs < found.found.total
+    assert scatters(runs[:2], ["retain_accuracy"]) == []  # two runs have no deviation to speak of
+    assert scatters([*runs[:2], ("other", made(2, 0.4, rounds=6))], ["retain_accuracy"]) == []
+    assert scatters([*runs[:2], ("again", made(1, 0.4))], ["retain_accuracy"]) == []
