@@ -23,11 +23,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import yaml
+from graphs import recorded
 from methods import append, run_processes, shared_pools
 
 from erase.batch.matrix import Job, read_matrix
@@ -141,7 +143,7 @@ def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
     name, job = task
     folder = options.runs / name / job.name
     shutil.rmtree(folder, ignore_errors=True)
-    config = job.config.model_copy(update={"output": str(folder)})
+    config = job.config.model_copy(update={"output": str(folder), "device": options.device})
     line: Line = {
         "part": name,
         "job": job.name,
@@ -150,6 +152,7 @@ def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
         "arm": job.optimizer,
         "setting": job.setting,
         "seed": config.seed,
+        "device": options.device,
         "forget_lr": config.turns.forget.lr,
         "retain_lr": config.turns.retain.lr,
         "settings": fingerprint(config),
@@ -183,7 +186,7 @@ def read(path: Path) -> list[Line]:
 
 def run_group(tasks: Sequence[tuple[str, Job]], options: argparse.Namespace, until: float) -> None:
     """Run jobs one after another and write each down; none begins after `until`, in seconds since the epoch."""
-    with shared_pools():
+    with shared_pools(), recorded() if options.graphs else nullcontext():
         for task in tasks:
             if time.time() > until:
                 return
@@ -300,6 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("matrices", nargs="+", type=Path)
     made.add_argument("--file", type=Path, required=True)
     made.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    made.add_argument("--device", default="cpu", help="all runs that are compared belong on one kind (cpu)")
+    made.add_argument("--graphs", action="store_true", help="on a GPU: replay training (benchmark/graphs.py)")
     made.add_argument("--minutes", type=float, help="begin no run after this many")
     made.add_argument("--runs", type=Path, default=Path("runs/study"))
     made.add_argument("--cache", type=Path, default=Path("runs/study-cache"))
