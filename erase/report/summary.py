@@ -103,7 +103,7 @@ def render(
                 "total": f"{100 * one.found.total:.1f}",
                 "sampling": f"{100 * one.found.sampling:.1f}",
                 "runs": f"{100 * one.found.runs:.1f}",
-                "range": f"{100 * one.found.low:.1f} to {100 * one.found.high:.1f}",
+                "range": f"{100 * one.found.low:.1f} to {100 * one.found.high:.1f}" if one.found.total else "all alike",
             }
             for one in scatters([(entry.name, report) for entry, report in judged], SCORES)
         ],
