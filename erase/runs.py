@@ -6,7 +6,9 @@ import json
 import math
 import os
 import re
+import sys
 import time
+import weakref
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,9 @@ from torch import Tensor
 from erase.errors import AFRESH, InputError, Unresumable, first_line
 from erase.events import Event, OnEvent, Warned, ignore, to_json
 from erase.runtime import CHECKPOINTS, CONFIG, DONE, EVENTS, command, replacing, write_text
+
+if sys.platform != "win32":
+    import fcntl
 
 GUARDS, ROWS, REPORT, PAGE = "guards.json", "rows.jsonl", "report.json", "report.html"
 ATTACKS = "attacks.jsonl"
@@ -117,6 +122,16 @@ class EventLog:
     def __init__(self, folder: Path, listener: Any) -> None:
         self.path, self.listener = folder / EVENTS, listener
         self._end_torn_line()
+        self._hold()
+
+    def _hold(self) -> None:
+        """Tell others that this folder is being worked on, by a shared lock that ends with this object."""
+        if sys.platform == "win32":
+            return
+        with suppress(OSError):  # a file system without locks
+            held = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            weakref.finalize(self, os.close, held)
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _end_torn_line(self) -> None:
         """A crash may have cut the last line; the next event must not be glued to it."""
@@ -140,6 +155,27 @@ class EventLog:
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from None
         self.listener(event)
+
+
+def at_work(folder: Path) -> bool | None:
+    """Whether some command works on a run now; None where the system cannot tell."""
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(folder / EVENTS, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

@@ -115,6 +115,8 @@ class Cluster:
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else error  # whose own text is a traceback
             return Ended(1, f"lost by Ray: {first_line(cause)}")
+        if ended.stopped and not self._stopping:  # by whoever ended its node: a queue that needs it, a drain
+            return replace(ended, code=1, error=ended.error or "stopped on its node")
         if self._store and ended.code == 0:
             try:
                 self._store.fetch(task.name, task.folder)
@@ -123,7 +125,7 @@ class Cluster:
         return ended
 
     def stop(self) -> None:
-        """Tell the tasks, by a file that all of them look for; those that wait for a place are cancelled."""
+        """Tell the tasks, by a file that all of them look for; those that wait for a place see it when they begin."""
         self._stopping = True
         if self._store:
             self._store.write(FLAG, "stop")
@@ -167,7 +169,16 @@ def _absolute(task: Task) -> Task:
 def on_node(
     task: Task, settings: str, environment: dict[str, str], version: str, store: Store | None, stop_file: str
 ) -> Ended:
-    """Carry out a task on the node that Ray chose; what it writes lies in the shared folder, or goes to the store."""
+    """Carry out a task on the node that Ray chose; how it ended, with the seconds since it began there."""
+    began = time.monotonic()
+    ended = _on_node(task, settings, environment, version, store, stop_file)
+    return replace(ended, seconds=time.monotonic() - began)
+
+
+def _on_node(
+    task: Task, settings: str, environment: dict[str, str], version: str, store: Store | None, stop_file: str
+) -> Ended:
+    """What it writes lies in the shared folder, or goes to the store."""
     if version != __version__:
         return Ended(1, f"a node has erase {__version__}, the batch was begun by {version}; install one everywhere")
     if os.path.exists(stop_file) if store is None else store.has(FLAG):
@@ -201,6 +212,8 @@ def _with_store(task: Task, settings: str, environment: dict[str, str], store: S
         return Ended(2, f"{store.url}/{task.name} was made with other settings; name another URL, or take it away")
     store.write(record, settings)
     store.fetch(task.name, here.folder)
+    if not (here.folder / CONFIG).is_file():  # of a node that died while it copied; nobody could go on with it
+        shutil.rmtree(here.folder, ignore_errors=True)
     kept = time.monotonic()
 
     def look() -> bool:

@@ -158,8 +158,8 @@ class Board(Watcher):
     """Keeps the table, the history and the summary as jobs come to their end."""
 
     def __init__(self, place: Place, jobs: Sequence[Job], done: Sequence[str]) -> None:
-        self._place, self._jobs = place, {job.name: job for job in jobs}
-        self._status = {name: Status("done") if name in set(done) else Status() for name in self._jobs}
+        self._place, self._jobs, finished = place, {job.name: job for job in jobs}, set(done)
+        self._status = {name: Status("done") if name in finished else Status() for name in self._jobs}
         self._table = Table(list(self._jobs), place.folder, sys.stderr)
         for name in done:
             self._table.changed(name, self._status[name])

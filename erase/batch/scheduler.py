@@ -103,7 +103,8 @@ def _refused(found: dict[str, Status], active: dict[str, Task]) -> list[tuple[st
 
 def _settle(task: Task, ended: Ended, status: Status, retries: int, stopping: bool, watcher: Watcher) -> bool:
     """Note how an attempt ended; whether the task is to be tried again."""
-    status.seconds, status.error = time.monotonic() - status.began, ended.error
+    status.seconds = time.monotonic() - status.began if ended.seconds is None else ended.seconds
+    status.error = ended.error
     refused = ended.code == InputError.exit_code
     again = not stopping and not ended.stopped and status.attempts <= retries and (not refused or ended.resumed)
     if ended.code == 0:

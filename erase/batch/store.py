@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from erase.errors import InputError, first_line
-from erase.runtime import DONE, TEMPORARY
+from erase.runtime import CONFIG, DONE, TEMPORARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class Store:
                 for path in (folder.rglob("*") if folder.is_dir() else ())
                 if path.is_file() and not TEMPORARY.fullmatch(path.name)
             }
-            for name_ in sorted(here, key=lambda part: part == DONE):
+            # Settings first: a folder without them is none that anyone goes on with.
+            for name_ in sorted(here, key=lambda part: (part != CONFIG, part == DONE)):
                 # Checkpoints and pictures never change under their name; the small texts do, and are copied each time.
                 same = there.get(name_) == here[name_].stat().st_size and here[name_].suffix in (".pt", ".png")
                 if not same:

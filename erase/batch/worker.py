@@ -28,12 +28,14 @@ PREFIX = "erase: error: "
 class Ended:
     """How a worker ended: its exit code (minus the signal's number, if one ended it), and its last error in one line.
 
-    `error` is "" where there was none; `resumed` tells that it went on with what an earlier one had left.
+    `error` is "" where there was none; `resumed` tells that it went on with what an earlier one had left. `seconds`
+    are those at work, where it may have waited for a place before.
     """
 
     code: int
     error: str = ""
     resumed: bool = False
+    seconds: float | None = None
 
     @property
     def stopped(self) -> bool:

@@ -8,6 +8,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -23,14 +24,13 @@ from erase.events import ShouldStop, never
 from erase.report.schema import read_report
 from erase.runtime import replacing
 from erase.ui.compare import Comparer, Source
+from erase.ui.doorkeeper import MOST_UPLOAD, SPARE
 from erase.ui.form import read_form, to_config, warnings
 from erase.ui.jobs import Jobs
 from erase.ui.records import remove
 from erase.ui.roots import Roots
 
-MOST_UPLOAD = 16 * 2**30  # bytes
 MOST_EXPORTS = 64 * 2**30  # bytes of all exports kept; the oldest are removed, as each can be written again
-SPARE = 2 * 2**30  # bytes that no upload takes from the disk
 UPLOADS = "uploads"
 FOLDERS = ("diffusers", "text-encoder")  # formats that are a folder, which is downloaded as one .zip
 LONGEST = 1800.0  # seconds that an export may take
@@ -63,7 +63,10 @@ class Actions:
     jobs: Jobs
     comparer: Comparer
     run_export: Export = in_a_process
+    after_removal: list[Callable[[], None]] = field(default_factory=list)
+    """Called when files went, so that twins of them go too."""
     _exporting: Lock = field(default_factory=Lock)
+    _uploading: Lock = field(default_factory=Lock)
 
     def erase(self, form: Mapping[str, Any], session: str = "") -> str:
         """Queue the run that a form (fields of `Form`) asks for; return its name.
@@ -121,6 +124,7 @@ class Actions:
                 return str(place)
             remove(folder)
             _thin(self.roots.exports, MOST_EXPORTS)
+            self._tell_removed()
             folder.mkdir(parents=True)
             output = folder / "model" if format in FOLDERS else place
             words = ["export", str(run), "--format", format, "--output", str(output)]
@@ -141,9 +145,17 @@ class Actions:
         return [_plain(asdict(info)) for info in self.jobs.listing()]
 
     def delete(self, name: str) -> list[dict[str, Any]]:
-        """Remove a run; return the runs that are left."""
+        """Remove a run, with its exports and what was drawn to compare; return the runs that are left."""
         self.jobs.delete(name)
+        for picture in self.roots.pictures.glob("*"):  # of which runs, they do not say; they are drawn again when asked
+            with suppress(OSError):
+                picture.unlink()
+        self._tell_removed()
         return self.runs()
+
+    def _tell_removed(self) -> None:
+        for call in self.after_removal:
+            call()
 
     def report(self, name: str) -> dict[str, Any]:
         """What a judged run's report.json holds. Raises `InputError` where there is none yet."""
@@ -181,10 +193,11 @@ class Actions:
             raise InputError(f"file {plain!r} is no safetensors file ({first_line(error)})") from None
         if not held:
             raise InputError(f"file {plain!r} holds no tensors")
-        if os.path.lexists(place):
-            raise InputError(f"a model named {plain!r} is here already; give the file another name")
-        with replacing(place) as temporary:
-            shutil.copyfile(source, temporary)
+        with self._uploading:  # of two with one name, the second is refused
+            if os.path.lexists(place):
+                raise InputError(f"a model named {plain!r} is here already; give the file another name")
+            with replacing(place) as temporary:
+                shutil.copyfile(source, temporary)
         return f"{UPLOADS}/{plain}"
 
 
@@ -194,14 +207,19 @@ def _is_rank(rank: Any) -> bool:
 
 
 def _thin(exports: Path, most: int) -> None:
-    """Remove the oldest exports until the others hold at most `most` bytes."""
-    found = sorted((path for path in exports.glob("*/*/*") if path.is_file()), key=lambda path: path.stat().st_mtime)
-    held = sum(path.stat().st_size for path in found)
-    for path in found:
+    """Remove the oldest exports, each a folder, until the others hold at most `most` bytes."""
+    found = []
+    for folder in exports.glob("*/*"):
+        with suppress(OSError):  # a run that is deleted in this moment takes its exports along
+            facts = [path.stat() for path in folder.iterdir()]
+            newest = max((fact.st_mtime for fact in facts), default=0.0)
+            found.append((newest, sum(fact.st_size for fact in facts), folder))
+    held = sum(size for _, size, _ in found)
+    for _, size, folder in sorted(found):
         if held <= most:
             return
-        held -= path.stat().st_size
-        remove(path.parent)
+        held -= size
+        remove(folder)
 
 
 def _zip(folder: Path, place: Path, name: str) -> None:

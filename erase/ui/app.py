@@ -19,7 +19,7 @@ from erase.errors import InputError
 from erase.ui import endpoints, look
 from erase.ui.actions import Actions
 from erase.ui.compare import Comparer
-from erase.ui.doorkeeper import OwnPagesOnly
+from erase.ui.doorkeeper import MOST_UPLOAD, OwnPagesOnly
 from erase.ui.jobs import Jobs
 from erase.ui.login import is_let_in
 from erase.ui.pages import compare_page, erase_page, evaluate_page, runs_page
@@ -28,7 +28,6 @@ from erase.ui.shown import WORKING
 from erase.ui.site import QUICK, Site
 
 HOST = "127.0.0.1"  # this machine alone; from elsewhere through a tunnel or a proxy that someone set up on purpose
-MOST_UPLOAD = "16gb"
 WAITING = 200  # requests in line; a further one is refused rather than kept for an hour
 SESSIONS = 256  # tabs whose state is kept; the longest unused is forgotten first
 
@@ -45,7 +44,9 @@ def opened(roots: Roots, **more: Any) -> Iterator[Site]:
             served.mkdir(parents=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {served}: {error.strerror or error}") from None
-        yield Site(Actions(roots, jobs, Comparer(roots, jobs)), served)
+        site = Site(Actions(roots, jobs, Comparer(roots, jobs)), served)
+        site.actions.after_removal.append(site.sweep)
+        yield site
     finally:
         jobs.close()
         shutil.rmtree(every, ignore_errors=True)
@@ -107,7 +108,7 @@ def _wire(
         return gr.update(choices=choices, **wanted)
 
     first, second, third, fourth = pages
-    first.select(bases, None, erasing.model, **QUICK)
+    first.select(bases, None, erasing.model, **QUICK).then(erasing.show, erasing.job, erasing.view, **QUICK)
     second.select(models, [erasing.job, comparing.right], [comparing.left, comparing.right], **QUICK).then(
         comparing.show, comparing.right, comparing.view, **QUICK
     )
@@ -120,7 +121,9 @@ def _wire(
         page.select(lambda: gr.update(active=False), None, listing.timer, **QUICK)
     listing.opened.click(
         lambda name: (name, gr.update(selected="erase")), listing.chosen, [erasing.job, tabs], **QUICK
-    ).then(None, erasing.job, None, js=look.REMEMBER, api_visibility="private")
+    ).then(erasing.show, erasing.job, erasing.view, **QUICK).then(
+        None, erasing.job, None, js=look.REMEMBER, api_visibility="private"
+    )
     listing.compared.click(
         lambda name: (
             "world",
@@ -155,6 +158,7 @@ def launch(made: gr.Blocks, port: int, login: Mapping[str, str] | None = None, *
                 f"port {port} cannot be used: {error.strerror or error}; name another with --port"
             ) from None
         port = probe.getsockname()[1]  # 0: any that is free
+    os.environ.pop("GRADIO_ALLOWED_PATHS", None)  # it would open more folders than this server means to
     made.queue(max_size=WAITING, default_concurrency_limit=4)
     _, address, _ = made.launch(
         server_name=HOST,
@@ -173,7 +177,7 @@ def launch(made: gr.Blocks, port: int, login: Mapping[str, str] | None = None, *
         pwa=False,
         show_error=False,
         footer_links=["api", "settings"],
-        app_kwargs={"middleware": [Middleware(OwnPagesOnly)]},
+        app_kwargs={"middleware": [Middleware(OwnPagesOnly, uploads=Path(os.environ["GRADIO_TEMP_DIR"]))]},
         prevent_thread_lock=True,
         quiet=True,
         theme=look.theme(),

@@ -36,17 +36,19 @@ def points(listing: Sequence[RunInfo]) -> list[charts.Point]:
 
 
 def neighbour_bars(folder: Path) -> list[charts.Bar]:
-    """How often each neighbour is drawn before and after, in the order of the run's `keep`: the most similar first."""
+    """How often each neighbour is drawn before and after, with the report's likeness of its name to the concept's."""
     path = folder / runs.ROWS
     if not path.is_file():
         return []
     twins = pairs(read_rows(path), "neighbour")
+    findings = read_report(folder / runs.REPORT).findings
+    alike = {one.name: one.similarity for one in findings.classes} if findings else {}
     order = _order(folder)
     found = []
     for name in sorted({asked_for(before) for before, _ in twins}, key=lambda n: (order.get(n, len(order)), n)):
         own = [two for two in twins if asked_for(two[0]) == name]
         before, after = _share([b for b, _ in own]), _share([a for _, a in own])
-        found.append(charts.Bar(name, before, after, len(own)))
+        found.append(charts.Bar(name, before, after, len(own), alike.get(name)))
     return found
 
 

@@ -143,7 +143,7 @@ def to_command(form: Form, roots: Roots) -> str:
     words: list[str] = []
     for path, value in _valid_overrides(form, roots).items():
         for one in value if isinstance(value, list) and path == "concept" else [value]:
-            text = ",".join(one) if isinstance(one, list) else str(one)
+            text = ",".join(one) if isinstance(one, list) else "null" if one is None else str(one)
             if path not in flags:
                 words += ["--set", f"{path}={text}"]
             elif text.startswith("-"):
@@ -256,11 +256,13 @@ def _is_harmless(annotation: Any) -> bool:
 def suggest_keep(model: str, concept: str, roots: Roots) -> list[str]:
     """Neighbours of a concept, the nearest first: those that a run keeps where none are named.
 
-    [] for other models than the world, where only the run, with the model at hand, can tell, and where nothing is
-    known of the concept.
+    [] for other models than the world, where only the run, with the model at hand, can tell, for several concepts,
+    each of which has its own, and where nothing is known of the concept.
     """
+    if ";" in concept:
+        return []
     try:
-        config = load_config(None, {"model": roots.model(model or WORLD), "concept": concept.split(";")[0].strip()})
+        config = load_config(None, {"model": roots.model(model or WORLD), "concept": concept.strip()})
         if first_model(config.model) != WORLD:
             return []
         return list(_near(named_request(config)))

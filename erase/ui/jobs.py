@@ -87,7 +87,9 @@ class Jobs:
         self._order = max((record.order for record in self._records.values()), default=0)
         for record in list(self._records.values()):
             if record.state in ("running", "stopping"):
-                self._processes[record.name] = Adopted(record.pid, self._place(record.name), roots.runs / record.name)
+                self._processes[record.name] = Adopted(
+                    record.pid, self._place(record.name), roots.runs / record.name, record.task
+                )
         self._thread = threading.Thread(target=self._work, daemon=True, name="erase queue")
         self._thread.start()
 

@@ -104,8 +104,8 @@ def lock(path: Path) -> int | None:
 class Adopted:
     """A process that an earlier server started, known by the lock that it holds. Has what `Worker` has."""
 
-    def __init__(self, pid: int, job: Path, folder: Path) -> None:
-        self.pid, self._job, self._folder = pid, job, folder
+    def __init__(self, pid: int, job: Path, folder: Path, task: Task = "run") -> None:
+        self.pid, self._job, self._folder, self._task = pid, job, folder, task
 
     def poll(self) -> Ended | None:
         """How it ended, as its folder and its log tell; None while it holds its lock."""
@@ -114,8 +114,9 @@ class Adopted:
             return None
         os.close(descriptor)
         error = last_error(self._job / LOG, 1)
-        if (self._folder / runs.DONE).exists() or not _failed(self._job / LOG):
-            return Ended(0 if (self._folder / runs.DONE).exists() else Interrupted.exit_code)
+        done, failed = (self._folder / runs.DONE).exists(), _failed(self._job / LOG)
+        if not failed or (done and self._task == "run"):  # a run that is judged again is done before and after
+            return Ended(0 if done else Interrupted.exit_code)
         return Ended(Interrupted.exit_code if "--resume" in error else 1, error)
 
     def stop(self) -> None:

@@ -29,6 +29,7 @@ EXPORT = {"concurrency_id": "export", "concurrency_limit": 8}
 # Everything but the seven named endpoints: hidden, and not to be called from outside. What only looks something up does
 # not wait in the queue.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+TWIN = "twin-"  # begins the names of its own folders in `served`; Gradio keeps what visitors send beside them
 QUICK: dict[str, Any] = {**PRIVATE, "queue": False, "show_progress": "hidden"}
 
 
@@ -48,7 +49,7 @@ class Site:
         try:
             facts = real.stat()
             told = f"{real}\0{facts.st_size}\0{facts.st_mtime_ns}\0{self.served}"
-            place = self.served / hashlib.sha256(told.encode()).hexdigest() / real.name
+            place = self.served / f"{TWIN}{hashlib.sha256(told.encode()).hexdigest()}" / real.name
             if not place.exists():
                 place.parent.mkdir(exist_ok=True)
                 try:
@@ -61,6 +62,13 @@ class Site:
         except OSError as error:
             raise InputError(f"file {real.name} cannot be shown: {error.strerror or error}") from None
         return str(place)
+
+    def sweep(self) -> None:
+        """Take away the twins of files that are gone: a link that is left alone. A copy, on another disk, goes too."""
+        for twin in self.served.glob(f"{TWIN}*/*"):
+            with suppress(OSError):
+                if twin.is_file() and twin.stat().st_nlink == 1:
+                    twin.unlink()
 
     def shown(self, path: str | Path | None) -> str | None:
         """`show`, or None where there is no such file, as when a run is deleted while someone looks at it."""

@@ -66,10 +66,12 @@ def reserve(roots: Roots, concepts: str, method: str) -> Path:
 
 
 def check_elsewhere(folder: Path, ended: float = 0.0) -> None:
-    """Raises `InputError` for a run that the command line seems to be busy with.
+    """Raises `InputError` for a run that the command line is busy with, or seems to be, where no lock tells.
 
     `ended`: when, in seconds since the epoch, this server's own process was done with it.
     """
+    if runs.at_work(folder):
+        raise InputError(f"run {folder.name!r} is at work outside this server; try again when that has ended")
     with suppress(OSError):
         last = (folder / runs.EVENTS).stat().st_mtime
         if last > ended + 1 and time.time() - last < ELSEWHERE and not (folder / runs.DONE).exists():

@@ -276,7 +276,9 @@ def test_the_oldest_exports_make_room(tmp_path: Path):
         place = tmp_path / "run" / name / f"{name}.safetensors"
         place.parent.mkdir(parents=True)
         place.write_bytes(b"x" * 10)
-        os.utime(place, (1e9 - age, 1e9 - age))
+        (place.parent / ".log").write_bytes(b"")
+        for path in (place, place.parent / ".log"):
+            os.utime(path, (1e9 - age, 1e9 - age))
     module._thin(tmp_path, 30)
     assert len(list(tmp_path.glob("*/*"))) == 3
     module._thin(tmp_path, 19)
@@ -330,7 +332,12 @@ def test_a_real_run_is_stopped_and_goes_on_to_its_end(actions: Actions, run: str
     finally:
         actions.stop(name)
         until(("stopped", "done"))
+        drawn = actions.roots.pictures / "drawn.png"
+        drawn.write_bytes(b"")
+        told: list[int] = []
+        actions.after_removal.append(lambda: told.append(1))
         actions.delete(name)
+        assert not drawn.exists() and told == [1]
     assert [info["name"] for info in actions.runs()] == [run]
 
 

@@ -54,7 +54,17 @@ def test_a_task_is_checked_before_it_begins(task: Task, tmp_path: Path, monkeypa
     assert on(task, None, tmp_path).code == 130
     assert found == []
     (tmp_path / "stop").unlink()
-    assert on(task, None, tmp_path) == Ended(0) and found == [task]
+    ended = on(task, None, tmp_path)
+    assert ended.code == 0 and ended.seconds is not None and found == [task]
+
+
+def test_a_copy_that_was_cut_off_before_its_settings_is_begun_anew(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, store = carried(monkeypatch), Store((tmp_path / "s").as_uri())
+    store.write("cat/events.jsonl", "{}")  # as a node leaves it that died while it copied
+    assert on(task, store, tmp_path).code == 0 and len(found) == 1
+    assert sorted(path.name for path in (tmp_path / "s" / "cat").iterdir()) == ["config.yaml", "round0"]
 
 
 def test_a_task_goes_on_with_what_the_store_has(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

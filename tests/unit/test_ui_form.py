@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -12,7 +13,18 @@ from erase.cli import HANDLERS, overrides
 from erase.config import Config, load_config
 from erase.errors import InputError
 from erase.models import FAMILIES
-from erase.ui.form import KINDS, PARAMETERS, PRESETS, Form, read_form, suggest_keep, to_command, to_config, to_yaml
+from erase.ui.form import (
+    KINDS,
+    PARAMETERS,
+    PRESETS,
+    Form,
+    read_form,
+    suggest_keep,
+    to_command,
+    to_config,
+    to_yaml,
+    warnings,
+)
 from erase.ui.roots import Roots
 
 FORMS = [
@@ -21,6 +33,7 @@ FORMS = [
     Form(concept="cat; dog; owl", kind="object", method="uce", keep="fox,rabbit"),
     Form(concept="pixel art", kind="style", method="ga", optimizer="shared", parameters="xattn-kv", memory="8gb"),
     Form(concept="-odd 'name' yes", anchor="-x", prompts=30, steps=5, seeds=2, skip_judging=True),
+    Form(concept="cat", more="train.forget.clip=null"),
     Form(concept="cat", method="salun", more="method.mask_share=0.5\ntrain.pool.forget=8\n\nevaluate.guidance = 2"),
 ]
 
@@ -120,8 +133,11 @@ def test_fields_of_another_type_are_refused():
 
 
 def test_presets_and_choices_fit_the_program(roots: Roots):
-    for fields in PRESETS.values():
-        to_config(read_form(fields), roots)
+    for fields in PRESETS.values():  # as the page fills them in, with what it suggests to keep
+        form = read_form(fields)
+        warnings(
+            to_config(dataclasses.replace(form, keep=", ".join(suggest_keep("world", form.concept, roots))), roots)
+        )
     assert set(PARAMETERS) >= set(FAMILIES["sd1"].presets)
     for kind in KINDS:
         to_config(Form(kind=kind), roots)
@@ -130,4 +146,5 @@ def test_presets_and_choices_fit_the_program(roots: Roots):
 def test_neighbours_are_those_that_a_run_would_keep(roots: Roots):
     found = suggest_keep("world", "kitten", roots)
     assert found[:3] == ["fox", "frog", "pig"] and "cat" not in found
+    assert suggest_keep("world", "cat; fox", roots) == []  # each has its own, which the run finds
     assert suggest_keep("world", "no such thing", roots) == [] == suggest_keep("../x", "cat", roots)

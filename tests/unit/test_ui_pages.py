@@ -239,12 +239,25 @@ def test_the_list_says_what_can_be_done(server: SimpleNamespace, run: str):
     assert runs_page.page_of(server.site, "")[1]["visible"] is False
 
 
+def test_what_was_shown_goes_with_its_file(server: SimpleNamespace, run: str):
+    page = server.roots.runs / run / "rows.jsonl"
+    page.write_text("{}")
+    kept = server.site.show(server.roots.file(server.roots.runs / run / "report.json"))
+    twin, sent = Path(server.site.show(page)), server.site.served / "0f" / "sent.safetensors"
+    sent.parent.mkdir(exist_ok=True)
+    sent.write_text("of a visitor")
+    page.unlink()
+    server.site.sweep()
+    assert not twin.exists() and sent.exists() and Path(kept).exists()
+    sent.unlink()
+
+
 def test_a_file_is_shown_once_under_a_name_that_nobody_guesses(server: SimpleNamespace, run: str, tmp_path: Path):
     page = server.roots.runs / run / "report.html"
     page.write_text("one")
     first = server.site.show(page)
     assert server.site.show(page) == first and Path(first).read_text() == "one"
-    assert Path(first).is_relative_to(server.site.served) and len(Path(first).parent.name) == 64
+    assert Path(first).is_relative_to(server.site.served) and len(Path(first).parent.name) >= 64
     page.unlink()
     page.write_text("another")
     assert Path(server.site.show(page)).read_text() == "another"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,13 @@ EVERY = 1.0  # seconds between looks at a run
 
 @dataclass(frozen=True, slots=True)
 class ErasePage:
-    """What other pages touch: the name of the run that is shown, and the list of models."""
+    """What other pages touch: the run that is shown, how it is shown anew, and the list of models."""
 
     job: gr.Textbox
     timer: gr.Timer
     model: gr.Dropdown
+    show: Callable[[str], tuple[Any, ...]]
+    view: list[Any]
 
 
 def build(site: Site) -> ErasePage:
@@ -108,7 +111,7 @@ def build(site: Site) -> ErasePage:
     timer.tick(look_at, [job, seen], view, **QUICK)
     reveal.click(lambda: (gr.update(elem_classes=[]), gr.update(visible=False)), None, [preview, reveal], **QUICK)
     job.change(show_now, job, view, **QUICK)
-    return ErasePage(job, timer, fields["model"])
+    return ErasePage(job, timer, fields["model"], show_now, view)
 
 
 def _fields(site: Site) -> dict[str, Any]:
