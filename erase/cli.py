@@ -23,6 +23,7 @@ from erase.arguments import SHORT, build_parser
 from erase.distributed import ALONE, PeerLost, hushed, joined, last_words, launched, warn_of_launcher
 from erase.errors import EraseError, InputError, Interrupted
 from erase.eval_command import attack, attacks_given, evaluate
+from erase.interrupts import forget, remember
 from erase.runtime import command
 
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 bad input, 1 failed, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    remember()
     try:
         with hushed():
             code = _dispatch(arguments)
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail("out of GPU memory: close what else uses the GPU, or add --device cpu", 1, debug)
         text = " ".join(str(error).split())
         return _fail(f"unexpected {type(error).__name__}: {text} (--debug shows where)", 1, debug)
+    finally:
+        forget()
 
 
 def _out_of_memory(error: BaseException) -> bool:

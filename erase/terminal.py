@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from erase.events import Event, Expected, Finished, Preview, Progress, Saved, Scored, Started, Step, Warned
+from erase.interrupts import check
 
 
 class Listener:
@@ -148,6 +149,7 @@ def stopping_on_signals(patience: float = 0.0) -> Iterator[Stop]:
 
     For `patience` seconds after the first all count as one: a launcher passes on what the terminal sent already.
     """
+    check()  # one that came while packages were imported
     stop, since = Stop(), 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:

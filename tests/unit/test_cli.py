@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import erase
+from erase import interrupts
 from erase.cli import HANDLERS, main
 from erase.errors import EraseError, InputError, Interrupted
 from erase.events import Finished, Preview, Progress, Saved, Scored, Started, Step, Warned
@@ -198,6 +199,24 @@ def test_the_second_interrupt_quits_at_once(workflow, capsys, monkeypatch):
     monkeypatch.setattr(workflow, "erase", stubborn)
     assert main(["run"]) == 130
     assert "error: interrupted; continue with: erase run --resume runs/x\n" in capsys.readouterr().err
+
+
+def test_an_interrupt_that_was_swallowed_while_importing_is_not_lost(workflow, capsys, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupts.remember()
+        with contextlib.suppress(KeyboardInterrupt):  # as a callback of the import machinery does
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+        assert main(["run", "--concept", "cat"]) == 130 and not workflow.calls
+        assert error_of(capsys) == "interrupted"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert main(["run", "--concept", "cat"]) == 0  # the next command is another one
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupts.remember()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as nohup wants it
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_signal_handlers_are_put_back():

@@ -79,7 +79,7 @@ def test_what_trains_nothing_is_one_job_for_all_optimizers(tmp_path: Path) -> No
 
 def test_paths_mean_the_same_to_a_worker_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("p.csv").write_text("prompt\na cat\n")
+    Path("p.csv").write_text("prompt\na cat\nthe cat\n")
     for name in ("incep.pth", "clip.pt"):
         Path(name).touch()
     text = (
