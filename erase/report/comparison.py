@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from erase import runs
-from erase.config import load_config
 from erase.errors import InputError
 from erase.evaluation.rows import read_rows
 from erase.evaluation.versus import versus
+from erase.report.html import concept_name, nested
 from erase.report.plots import label
+from erase.report.schema import read_report
 from erase.report.summary import Entry, render
-from erase.runtime import CONFIG, write_text
+from erase.runtime import write_text
 
 PAGE = "comparison.html"
 
@@ -69,14 +70,14 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _entry(name: str, folder: Path, beside: Path) -> Entry:
-    config = load_config(folder / CONFIG)
+    report = read_report(folder / runs.REPORT)
     return Entry(
         name=name,
         folder=folder,
-        concept=", ".join(concept.name for concept in config.concepts),
-        method=config.method.name,
-        optimizer=config.train.optimizer if config.train else "",
-        seed=config.seed,
+        concept=concept_name(report),
+        method=str(nested(report.config, "method", "name") or ""),
+        optimizer=str(nested(report.config, "train", "optimizer") or ""),
+        seed=report.config.get("seed") or 0,
         setting="",
         state="done",
         link=Path(os.path.relpath(folder, beside)).as_posix(),

@@ -10,7 +10,7 @@ import erase
 ROWS = (
     ("__main__",),
     ("cli",),
-    ("ui",),
+    ("ui", "eval_command"),
     ("arguments", "terminal"),
     ("batch", "golds"),
     ("workflow",),
@@ -29,7 +29,7 @@ ROWS = (
     ("config", "distributed", "runs"),
     ("runtime", "concept", "estimate"),
     ("events", "resources"),
-    ("errors",),
+    ("errors", "interrupts"),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # A configuration object stops at the workflow and those that read it for that; UI and batch make them. Below: numbers.

@@ -101,6 +101,10 @@ def build(site: Site) -> ErasePage:
     def show_now(name: str) -> tuple[Any, ...]:
         return looked(site, name, None)
 
+    def show_again(name: str) -> tuple[Any, ...]:
+        # A page that is being loaded has no name yet: what it will show must not be taken away again.
+        return show_now(name) if name else tuple(gr.skip() for _ in view)
+
     start.click(
         guarded(begin), [*fields.values()], job, **PRIVATE, concurrency_limit=None, show_progress="hidden"
     ).success(show_now, job, view, **QUICK).success(None, job, None, js=look.REMEMBER, **PRIVATE)
@@ -111,7 +115,7 @@ def build(site: Site) -> ErasePage:
     timer.tick(look_at, [job, seen], view, **QUICK)
     reveal.click(lambda: (gr.update(elem_classes=[]), gr.update(visible=False)), None, [preview, reveal], **QUICK)
     job.change(show_now, job, view, **QUICK)
-    return ErasePage(job, timer, fields["model"], show_now, view)
+    return ErasePage(job, timer, fields["model"], show_again, view)
 
 
 def _fields(site: Site) -> dict[str, Any]:
