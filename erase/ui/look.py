@@ -49,8 +49,8 @@ CSS = """
 .chart figcaption { font-size: .84rem; color: var(--soft); margin: 0 0 .25rem; }
 .chart text { fill: currentColor; font-size: 11px; font-family: inherit; } .chart .axis { stroke: var(--faint); }
 .tablewrap { overflow-x: auto; }
-.tablewrap table { border-collapse: collapse; border: 0 !important; width: 100%; font-size: .9rem;
-  font-variant-numeric: tabular-nums; }
+.tablewrap table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+.tablewrap :is(table, thead, tbody, tr) { border: 0 !important; }
 .tablewrap caption { text-align: left; font-weight: 600; padding: .4rem 0; }
 .tablewrap th, .tablewrap td { text-align: left; padding: .4rem .8rem .4rem 0; border: 0;
   border-bottom: 1px solid var(--faint); vertical-align: top; background: none; }
