@@ -42,6 +42,8 @@ GATES: dict[str, Gate] = {
     "forget_synonym_rare": Gate(0.85, 0.967, 0.925, 0.996, 240),
     "forget_description": Gate(0.85, 0.917, 0.819, 1.0, 242),
     "forget_super": Gate(0.85, 0.554, 0.333, 0.775, 240),
+    "compose": Gate(0.70, 0.567, 0.503, 0.628, 240),
+    "in_prompt": Gate(0.70, 0.329, 0.273, 0.391, 240),
 }
 
 
