@@ -4,8 +4,8 @@
     python benchmark/scheduler.py --processes 200       # and as many that are processes, of Python doing nothing
 
 Prints milliseconds a job for each stage: reading and checking the matrix, looking at the folders, and the loop with all
-that it keeps (settings, history, table, summary; the stand-ins take no lock). A job leaves a run folder with its report, so that the summary
-has all of them to show.
+that it keeps (settings, history, table, summary; the stand-ins take no lock). A job leaves a run folder with its
+report, so that the summary has all of them to show.
 """
 
 from __future__ import annotations
