@@ -20,13 +20,13 @@ def versus(first: Sequence[Row], others: Mapping[str, Sequence[Row]]) -> dict[st
     for runs that were not asked the same: other concepts, prompts, seeds, steps or base pictures.
     """
     judge = reported_judge(first)
-    found = {name: changes(_twins(first, rows, name), judge=judge) for name, rows in others.items()}
+    found = {name: changes(twins(first, rows, name), judge=judge) for name, rows in others.items()}
     adjusted = holm({f"{name}\n{c.name}": c.p for name, given in found.items() for c in given})
     return {name: [replace(c, p_holm=adjusted[f"{name}\n{c.name}"]) for c in given] for name, given in found.items()}
 
 
-def _twins(first: Sequence[Row], other: Sequence[Row], name: str) -> list[Row]:
-    """Rows of both as if the first run was before and the other after."""
+def twins(first: Sequence[Row], other: Sequence[Row], name: str) -> list[Row]:
+    """Rows of both as if the first run was before and the other after. Raises `InputError` as `versus` does."""
     ours, theirs = ({twin_key(row): row for row in rows if row["arm"] == "after"} for rows in (first, other))
     if ours.keys() != theirs.keys():
         raise InputError(f"{name} was asked other prompts or seeds; judge both by the same settings")

@@ -10,7 +10,7 @@ from typing import Any
 from erase import runs
 from erase.errors import InputError
 from erase.evaluation.rows import read_rows
-from erase.evaluation.versus import versus
+from erase.evaluation.versus import twins, versus
 from erase.report.html import concept_name, nested
 from erase.report.plots import label
 from erase.report.schema import read_report
@@ -37,7 +37,7 @@ def differences(folders: dict[str, Path]) -> tuple[list[dict[str, Any]], list[tu
     for name, folder in rest:
         rows = read_rows(folder / runs.ROWS)
         try:
-            versus(ours, {name: rows})
+            twins(ours, rows, name)
             theirs[name] = rows
         except InputError as error:
             refused.append((name, str(error)))
