@@ -131,11 +131,12 @@ def fingerprint(line: Line) -> str:
 
 @contextmanager
 def shared_pools(most: int = 6) -> Iterator[None]:
-    """Sample each pool once in this block: it depends on its arguments alone."""
+    """Sample each pool, and measure each mask on pools, once in this block: they depend on their arguments alone."""
     from erase.models import model_hash
     from erase.training import session
 
     fill, kept = session.fill, {}
+    measure, masks = session.Session._measured, {}
 
     def remembered(model: Any, pairs: Any, plan: Any, seed: int, **rest: Any) -> Any:
         how = model_hash(model), rest["shown"], rest["trails"], rest["what"]
@@ -147,11 +148,21 @@ def shared_pools(most: int = 6) -> Iterator[None]:
             kept[key] = fill(model, pairs, plan, seed, **rest)
         return kept[key]
 
-    session.fill = remembered
+    def measured(run: session.Session, pool: Any) -> Any:
+        sources = pool, run.pools["retain"]
+        how = model_hash(run.model), run.method.mask, run.options.mask_share, run.options.ratio, run.batch, run.seed
+        key = (*map(id, sources), *how, tuple(run.trained.parameters))
+        if key not in masks:
+            while len(masks) >= most:
+                del masks[next(iter(masks))]
+            masks[key] = sources, measure(run, pool)  # the pools are kept, so that no other takes their ids
+        return masks[key][1]
+
+    session.fill, session.Session._measured = remembered, measured
     try:
         yield
     finally:
-        session.fill = fill
+        session.fill, session.Session._measured = fill, measure
 
 
 def identity(line: Line) -> tuple[Any, ...]:

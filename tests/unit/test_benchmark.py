@@ -188,6 +188,30 @@ def test_pools_are_sampled_once_and_only_while_shared(table, monkeypatch):
     assert len(drawn) == 5
 
 
+def test_shared_pools_measure_a_mask_once_for_all_that_it_depends_on(table, monkeypatch):
+    from types import SimpleNamespace as Bag
+
+    from erase.training import session
+
+    measured = []
+    monkeypatch.setattr(session.Session, "_measured", lambda run, pool: measured.append(run) or object())
+    monkeypatch.setattr("erase.models.model_hash", str)
+    pools = object(), object()
+
+    def run(**change):
+        options = Bag(mask_share=0.5, ratio=change.pop("ratio", 1.0))
+        given = {"model": "a", "batch": 8, "seed": 0, "pools": {"retain": pools[1]}, **change}
+        return Bag(method=Bag(mask="fisher"), options=options, trained=Bag(parameters=["w"]), **given)
+
+    with table.shared_pools():
+        first = session.Session._measured(run(), pools[0])
+        assert session.Session._measured(run(), pools[0]) is first
+        for change in ({"model": "b"}, {"batch": 4}, {"seed": 1}, {"ratio": 2.0}, {"pools": {"retain": object()}}):
+            assert session.Session._measured(run(**change), pools[0]) is not first
+        assert session.Session._measured(run(), object()) is not first
+    assert len(measured) == 7
+
+
 def test_the_cells_on_record_are_of_the_settings_as_they_are(table):
     lines = [json.loads(text) for text in (ROOT / "docs/results/cells.jsonl").read_text().splitlines()]
     chosen = {(line["method"], line["optimizer"]): line for line in lines}  # of each the last; a hash takes 10 ms
