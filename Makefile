@@ -1,6 +1,6 @@
 # make demo   erase a concept from the bundled model and judge it
 # make ui     open the program in a browser
-# make test   run the tests
+# make test   run the tests, in up to four processes of one thread each; ARGS= are pytest's
 # make lint   ruff and pyright
 # All make a virtual environment first. Another interpreter: make demo PYTHON=python3.11; another place: VENV=/tmp/venv
 
@@ -19,7 +19,7 @@ ui: $(VENV)/.installed
 	$(BIN)/erase ui $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 install-dev: $(VENV)/.installed-dev
 

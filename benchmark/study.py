@@ -30,6 +30,7 @@ from typing import Any
 
 import yaml
 from graphs import recorded
+from mechanisms import watched
 from methods import append, run_processes, shared_pools
 
 from erase.batch.matrix import Job, read_matrix
@@ -45,6 +46,7 @@ DEVELOPMENT, TEST = ("fox", "guitar", "stencil"), ("cat", "strawberry", "rocket"
 TWO_RATES = ("dual", "dual_first", "dual_second", "dual_rates", "dual_plus")
 ARMS = (*TWO_RATES, "shared", "joint")
 FEW_ARMS = ("dual", "dual_plus", "shared", "joint")
+WIDTH_ARMS = ("dual", "dual_first", "shared", "joint")
 KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 SCORES = ("forget_accuracy", *KEPT)
 SEEDS = (0, 1, 2, 3, 4)
@@ -159,11 +161,14 @@ def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
     }
     started = time.perf_counter()
     try:
-        erase(config, cache=options.cache)
+        with watched() if options.watch else nullcontext([]) as seen:
+            erase(config, cache=options.cache)
     except Interrupted:
         raise
     except EraseError as error:
         return {**line, "error": str(error)}
+    for found in seen:
+        append(options.watch, {**line, **found})
     report = json.loads((folder / "report.json").read_text())
     scores = {f"{s['name']}.{s['arm']}": [s["value"], s["n"]] for s in report["scores"]}
     if not options.keep:
@@ -275,7 +280,7 @@ def choose(options: argparse.Namespace) -> None:
             continue
         print(write_matrix("test", method, TEST, SEEDS, arms))
         if method in ("esd", "sfron"):
-            print(write_matrix("width", method, TEST, [0], _widths({a: arms[a] for a in ("dual", "shared", "joint")})))
+            print(write_matrix("width", method, TEST, [0], _widths({arm: arms[arm] for arm in WIDTH_ARMS})))
             more = {arm: arms[arm] for arm in ("dual", "shared")}
             print(write_matrix("more", method, TEST, range(5, 10), more))
         if method in MASKLESS:
@@ -308,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--minutes", type=float, help="begin no run after this many")
     made.add_argument("--runs", type=Path, default=Path("runs/study"))
     made.add_argument("--cache", type=Path, default=Path("runs/study-cache"))
+    made.add_argument("--watch", type=Path, help="file for what benchmark/mechanisms.py tells of each run's gradients")
     made.add_argument("--keep", action="store_true", help="keep the run folders")
     made.set_defaults(do=run)
     made = group.add_parser("narrow", help="take the two best trials of each arm, and write the matrices of tuning")
