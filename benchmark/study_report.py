@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from study import ARMS, BASE, SCORES, TEST, Line, arms_of, gap, read
+from study import ARMS, BASE, SCORES, TEST, WIDTH_ARMS, Line, arms_of, gap, read
 
 from erase.evaluation.paired import holm
 from erase.evaluation.statistics import Interval, two_level_bootstrap, wilson
@@ -83,6 +83,15 @@ def within(runs: Runs) -> tuple[float, int]:
     return math.sqrt(sum(float(np.var(v, ddof=1)) * (len(v) - 1) for v in groups) / free), free
 
 
+def sampling(runs: Runs) -> float:
+    """Deviation of the gap, in points, that drawing other prompts and noise of the same number would give.
+
+    Binomial, each score by itself, root mean square over runs; runs that drew the same pictures before deviate less.
+    """
+    scores = [[run["scores"][f"{name}.after"] for name in SCORES] for run in runs.values()]
+    return 100 / len(SCORES) * math.sqrt(mean(sum(v * (1 - v) / n for v, n in run) for run in scores))
+
+
 def ratio(arm: Runs, dual: Runs) -> tuple[float, float, float] | None:
     """Pooled deviation of an arm over that of `dual`, with a 95 % interval.
 
@@ -130,6 +139,7 @@ def comparison(lines: Sequence[Line]) -> list[str]:
         "p (Holm)",
         "farther on",
         "sd over seeds",
+        "sd of sampling",
         "sd ratio",
     ]
     head = f"| {' | '.join(columns)} |"
@@ -143,18 +153,22 @@ def comparison(lines: Sequence[Line]) -> list[str]:
             runs = list(found[arm].values())
             scores = [f"{100 * mean(r['scores'][f'{name}.after'][0] for r in runs):.1f}" for name in SCORES]
             test, sd = tests.get(arm), within(found[arm])[0]
-            change = (
-                f"{test.difference.value:+.1f} [{test.difference.low:+.1f}, {test.difference.high:+.1f}]"
-                if test
-                else ""
-            )
-            times = ratio(found[arm], dual) if test else None
+            change = _points(test.difference) if test else ""
+            times = _times(ratio(found[arm], dual) if test else None)
             rows.append(
                 f"| {method} | `{arm}` | {len(runs)} | {' | '.join(scores)} | {mean(map(gap, runs)):.1f} | {change} "
                 f"| {f'{adjusted[arm]:.2f}' if test else ''} | {f'{test.worse} of {test.concepts}' if test else ''} "
-                f"| {sd:.1f} | {f'{times[0]:.2f} [{times[1]:.2f}, {times[2]:.2f}]' if times else ''} |"
+                f"| {sd:.1f} | {sampling(found[arm]):.1f} | {times} |"
             )
     return rows
+
+
+def _points(difference: Interval) -> str:
+    return f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
+
+
+def _times(found: tuple[float, float, float] | None) -> str:
+    return f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]" if found else ""
 
 
 def stability(lines: Sequence[Line]) -> list[str]:
@@ -166,9 +180,8 @@ def stability(lines: Sequence[Line]) -> list[str]:
             continue
         both = {arm: test[arm] | more[arm] for arm in ("dual", "shared")}
         for arm, runs in both.items():
-            times = ratio(runs, both["dual"]) if arm != "dual" else None
-            said = f"{times[0]:.2f} [{times[1]:.2f}, {times[2]:.2f}]" if times else ""
-            rows.append(f"| {method} | `{arm}` | {len(runs)} | {within(runs)[0]:.2f} | {said} |")
+            times = _times(ratio(runs, both["dual"]) if arm != "dual" else None)
+            rows.append(f"| {method} | `{arm}` | {len(runs)} | {within(runs)[0]:.2f} | {times} |")
     return rows
 
 
@@ -177,7 +190,7 @@ def width(lines: Sequence[Line]) -> list[str]:
     rows = ["| method | arm | accepted | of | share |", "|---|---|---|---|---|"]
     for method in BASE:
         moved, chosen = arms(lines, "width", method), arms(lines, "test", method)
-        for arm in ("dual", "shared", "joint"):
+        for arm in WIDTH_ARMS:
             runs = [r for name, found in moved.items() if name.split("-")[0] == arm for r in found.values()]
             if not runs:
                 continue
@@ -198,8 +211,7 @@ def masks(lines: Sequence[Line]) -> list[str]:
         for name, runs in bare.items():
             arm = name.removesuffix("-bare")
             if found := against(runs, masked.get(arm, {})):
-                d = found.difference
-                rows.append(f"| {method} | `{arm}` | {d.n} | {d.value:+.1f} [{d.low:+.1f}, {d.high:+.1f}] |")
+                rows.append(f"| {method} | `{arm}` | {found.difference.n} | {_points(found.difference)} |")
     return rows
 
 

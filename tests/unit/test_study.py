@@ -6,10 +6,12 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -136,3 +138,46 @@ def test_a_run_is_accepted_by_all_three_bounds(report):
     assert report.accepted(one)
     for name, value in (("forget_accuracy", 0.11), ("retain_accuracy", 0.84), ("validity", 0.89)):
         assert not report.accepted(one | {"scores": one["scores"] | {f"{name}.after": [value, 32]}})
+
+
+def test_sampling_alone_deviates_as_binomial_scores_do(report):
+    runs = {("cat", 0): line("a", "cat", 0.5)}
+    kept, gone = 0.9 * 0.1 / 32, 0.5 * 0.5 / 32
+    assert report.sampling(runs) == pytest.approx(100 / 5 * (4 * kept + gone) ** 0.5)
+
+
+def test_what_a_watched_run_tells_of_its_gradients():
+    mechanisms = load("mechanisms")
+    weights = torch.nn.Parameter(torch.zeros(4))
+    rule = torch.optim.SGD([weights], lr=1.0, momentum=0.5)
+    mask = torch.tensor([True, True, True, False])
+
+    class Turns:
+        def optimizer(self, role: str) -> torch.optim.Optimizer:
+            return rule
+
+        def step(self, role: str) -> float:
+            before = weights.detach().clone()
+            if role == "forget" and weights.grad is not None:
+                weights.grad[~mask] = 0
+            rule.step()
+            if role == "forget":
+                weights.data[~mask] = before[~mask]
+            return 0.0
+
+    session = SimpleNamespace(optimizer=Turns(), trained=SimpleNamespace(parameters={"w": weights}), mask={"w": mask})
+    watch = mechanisms.Watch(session)
+    for role, gradient in (("forget", [1.0, 0, 0, 5]), ("retain", [1.0, 0, 0, 1]), ("forget", [0, 2.0, 0, 0])):
+        weights.grad = torch.tensor(gradient)
+        session.optimizer.step(role)
+    found = watch.summary()
+    assert found["cosine"][1] == pytest.approx(6 / (26**0.5 * 2**0.5))
+    assert found["own_f"][1] == found["cross"][1] == pytest.approx(0)
+    # The retain step's momentum would have moved the masked weight by a half, beside (0.75, 2) of the others.
+    assert watch.series["held"] == [0.0, pytest.approx(0.5 / (0.75**2 + 2**2) ** 0.5)]
+    assert found["masked"] == 0.25
+    assert found["moved"] == pytest.approx(float(weights.detach().norm()))
+    # v_f = (1 * b + 0, 4, 0, 25 b) (1 - b) / (1 - b^2) with b = 0.999, v_r = (1, 0, 0, 1) at once: the first round's
+    # ratios are 1, 1 (nothing on either side), 1 and 25.
+    assert found["first_second"][2] == pytest.approx(0, abs=1e-6)
+    assert found["first_second"][4] == pytest.approx(0.85 * np.log10(25), rel=1e-3)
