@@ -67,6 +67,7 @@ def dealt(batch: int, count: int, group: Group) -> int:
 
 
 Visit = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
+Seen = Callable[[int, np.ndarray], None]
 
 
 @torch.no_grad()
@@ -119,6 +120,7 @@ def sample(
     what: str = "sampling",
     broken: Literal["raise", "blank"] = "raise",
     lost: set[int] | None = None,
+    seen: Seen | None = None,
     group: Group = ALONE,
 ) -> list[np.ndarray]:
     """Pictures of the shots, uint8 (H, W, 3), in order. Raises `Interrupted` when asked to stop between batches.
@@ -130,6 +132,8 @@ def sample(
 
     Latents with NaN or infinity are an `EraseError`, or with `broken="blank"` a black picture, whose place is added to
     `lost`: a run whose model broke is to be judged so, not to end without a report.
+
+    `seen(place, picture)` gets each picture that this process drew as soon as its batch is done.
 
     The processes of a `group` draw a part each, and each returns all.
     """
@@ -152,6 +156,9 @@ def sample(
         if broken == "raise" and found is not None:
             prompt = shots[found].prompt
             raise EraseError(f"NaN or infinity in the latents of {prompt!r}; the model's weights are broken")
+        for place, picture in enumerate(drawn, start):
+            if seen is not None:
+                seen(place, picture)
         on_event(Progress(what=what, done=min(turn + batch * group.size, len(shots)), total=len(shots)))
     every = [part for turns in zip(*group.gather(parts), strict=True) for part in turns]
     if lost is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from erase import runs
@@ -18,6 +20,7 @@ from erase.distributed import ALONE, Group
 from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judge import JudgeSpec, check_kind
+from erase.evaluation.looking import Looking
 from erase.evaluation.open_prompts import file_asks, offered_names, one_kind, open_asks, take_place, told_names
 from erase.evaluation.panel import Panel, load_panel
 from erase.evaluation.prompt_files import PromptFile
@@ -28,7 +31,7 @@ from erase.events import OnEvent, ShouldStop, Warned
 from erase.models import Hiding, Model, model_hash, put_tensors
 from erase.report.schema import Pair, Picture
 from erase.runtime import environment, write_png
-from erase.sampling import Shot, noise_hash, sample
+from erase.sampling import Seen, Shot, noise_hash, sample
 from erase.world.vocabulary import FULL
 
 # What of `environment` can move a picture's last bits; `erase` is there for the sampler's own code.
@@ -200,15 +203,19 @@ def _judge_arm(
     known = None
     if kept is not None:
         known = group.on_main(lambda: read_pictures(kept, len(shots), model.picture_shape))
-    if known is None:
-        images, lost = _draw(model, shots, own, arm, setting, group, on_event, should_stop)
-        if kept is not None and group.main:
-            _keep(kept, images, lost, on_event)
-    else:
-        images, lost = known
     each = -(-len(drawn) // group.size)
     part = slice(group.rank * each, (group.rank + 1) * each)
-    looks = sum(group.gather(judges.look(images[part], [a.prompt for a in drawn[part]])), [])
+    with Looking(judges, [a.prompt for a in drawn[part]], _beside(model)) as looking:
+        if known is None:
+            put = looking.put if group.size == 1 else None  # of several, none draws the part that it looks at
+            images, lost = _draw(model, shots, own, arm, setting, group, put, on_event, should_stop)
+            if kept is not None and group.main:
+                _keep(kept, images, lost, on_event)
+        else:
+            images, lost = known
+        for place, image in enumerate(images[part]):
+            looking.put(place, image)
+        looks = sum(group.gather(looking.looks()), [])
     seen: dict[tuple[str, int], tuple[dict[str, Any], str, str, str]] = {}
     by_ask: Drawn = {}
     for number, (ask, shot, image, look) in enumerate(zip(drawn, shots, images, looks, strict=True)):
@@ -224,6 +231,11 @@ def _judge_arm(
     return rows, by_ask
 
 
+def _beside(model: Model) -> bool:
+    """Whether judging leaves drawing as fast as it is: two teams of threads that fill a CPU each only wait for it."""
+    return model.device.type == "cuda" or torch.get_num_threads() < (os.cpu_count() or 1)
+
+
 def _draw(
     model: Model,
     shots: list[Shot],
@@ -231,6 +243,7 @@ def _draw(
     arm: Arm,
     setting: Setting,
     group: Group,
+    seen: Seen | None,
     on_event: OnEvent,
     should_stop: ShouldStop,
 ) -> tuple[list[np.ndarray], set[int]]:
@@ -240,6 +253,11 @@ def _draw(
     for guidance in dict.fromkeys(own):
         places = [i for i, other in enumerate(own) if other == guidance]
         broke: set[int] = set()
+
+        def put(place: int, image: np.ndarray, places: list[int] = places) -> None:
+            if seen is not None:
+                seen(places[place], image)
+
         drawn = sample(
             model,
             [shots[i] for i in places],
@@ -247,6 +265,7 @@ def _draw(
             guidance=setting.cfg if guidance is None else guidance,
             broken="blank",
             lost=broke,
+            seen=put,
             on_event=on_event,
             should_stop=should_stop,
             what=f"sampling {arm}",

@@ -349,6 +349,13 @@ def test_a_broken_picture_ends_training_but_not_judging(tiny_model: Model) -> No
     assert none == set()
 
 
+def test_pictures_are_shown_as_they_come(tiny_model: Model) -> None:
+    seen: list[tuple[int, object]] = []
+    drawn = sample(tiny_model, SHOTS, steps=1, batch=1, seen=lambda place, picture: seen.append((place, picture)))
+    assert [place for place, _ in seen] == [0, 1]
+    assert all(one is other for (_, one), other in zip(seen, drawn, strict=True))
+
+
 def test_the_size_of_a_picture_is_known_before_it_is_drawn(tiny_model: Model) -> None:
     for model in (tiny_model, load_model("world")):
         assert sample(model, SHOTS[:1], steps=1)[0].shape == model.picture_shape

@@ -19,7 +19,7 @@ from erase.events import Event, Progress, Warned, ignore, never
 from erase.models import Model, load_model, model_hash, put_tensors, select
 from erase.runtime import environment
 from erase.sampling import Shot
-from erase.scoring import JudgePlan, content_hash, judge_run, pictures_key
+from erase.scoring import JudgePlan, content_hash, judge_run, open_panel, pictures_key
 
 PLAN = JudgePlan("run", "esd", seed=7, prompts=2, seeds=2, steps=1, guidance=3.0, hp_id="abc")
 CAT = Request((Concept("cat", keep=("dog",)),))
@@ -57,6 +57,35 @@ def test_a_model_that_broke_is_judged_and_not_an_error(world: Model, arms: Any, 
     rows = judge_run(PLAN, world, arms, CAT, tmp_path, ignore, never)
     states = {(r["arm"], r["valid"], r["flags"]["nan"]) for r in rows}
     assert states == {("before", True, False), ("after", False, True)}
+
+
+def test_pictures_are_judged_while_the_next_are_drawn(
+    world: Model, arms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = open_panel(PLAN, world, CAT)
+    calls: list[str] = []
+
+    class Told:
+        known = panel.known
+
+        def look(self, images: Any, prompts: Any) -> Any:
+            calls.append("look")
+            return panel.look(images, prompts)
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Progress):
+            calls.append("drawn")
+
+    monkeypatch.setattr("erase.evaluation.looking.CHUNK", 2)
+    monkeypatch.setattr("erase.sampling.at_once", lambda model: 2)
+    found: list[Any] = []
+    for beside in (False, True):
+        monkeypatch.setattr("erase.scoring._beside", lambda model, beside=beside: beside)
+        calls.clear()
+        told: Any = Told()
+        found.append(judge_run(PLAN, world, arms, CAT, tmp_path / str(beside), heard, never, told))
+        assert calls.index("look") < calls.count("drawn") / 2 - 1, "a whole arm was drawn before any was judged"
+    assert found[0] == found[1]
 
 
 def test_the_base_is_sampled_once_for_runs_judged_alike(world: Model, arms: Any, tmp_path: Path) -> None:
