@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
-from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +19,7 @@ from erase.evaluation.rows import Row
 from erase.evaluation.statistics import Interval
 from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg
 from erase.report.schema import Inside
+from erase.report.template import filled
 
 ATTACKED = "attack."  # begins the names of attacks' scores
 SHOWN, HITS = 8, 24
@@ -40,8 +40,7 @@ as many pictures and does no search; what counts is the excess over it, case by 
 {% endfor %}{% endif %}
 {% if pictures %}<h3>What came back</h3><div class="pairs">{% for one in pictures %}<figure>
 <figcaption>{{ one.name }}: {{ one.prompt or "(no prompt)" }} <small>({{ one.step }})</small></figcaption>
-<div class="two"><div>{% if one.data %}<img src="{{ one.data }}" alt="{{ one.name }}: {{ one.prompt }}"
-{% if one.tiny %} class="tiny"{% endif %}>{% else %}<span class="soft small">picture not kept</span>{% endif %}
+<div class="two"><div>{{ picture(one.data, one.name + ": " + one.prompt, one.tiny) }}
 </div></div></figure>{% endfor %}</div>{% endif %}
 {% if doses %}<details><summary>Each step and dose by itself</summary><table class="facts"><tbody>
 {% for key, value in doses %}<tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table>
@@ -65,7 +64,7 @@ def attack_section(folder: Path, embed: Embed) -> str:
         "pictures": _pictures(rows, folder, embed),
         "doses": _doses(rows, [one.name for one in found if one.budget > 1]),
     }
-    return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
+    return filled(TEMPLATE, **values)
 
 
 def _place(one: Outcome) -> tuple[bool, int, str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
@@ -24,6 +23,7 @@ from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
 from erase.report.retention import retention_section
 from erase.report.schema import ChangeEntry, Pair, Report, ScoreEntry, read_report
+from erase.report.template import filled
 from erase.report.worst import worst_section
 from erase.runtime import write_text
 
@@ -91,7 +91,7 @@ def render(report: Report, folder: Path) -> str:
             ("Timings", [(key, f"{value:.1f} s") for key, value in report.timings.items()]),
         ],
     }
-    return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
+    return filled(TEMPLATE, **values)
 
 
 def file_words(file: dict[str, Any]) -> str:

@@ -72,13 +72,10 @@ and whether that is what one hopes for (✓) or not (✕).{% endif %} The pictur
 hand.</p>
 {% for group in groups %}<h3>{{ group.title }}</h3><div class="pairs">{% for pair in group.pairs %}
 <figure><figcaption>{{ pair.prompt }}</figcaption><div class="two">{% for side in pair.sides %}
-<div>{% if side.data %}<img src="{{ side.data }}" alt="{{ side.when }}: {{ pair.prompt }}"
-{% if side.tiny %} class="tiny"{% endif %}>{% else %}<span class="soft small">picture not kept</span>{% endif %}
-<span class="mark {{ '' if side.good is none else 'good' if side.good else 'bad' }}">
-<span class="when">{{ side.when }}</span>
-{% if side.good is not none %}<br>
-<span aria-label="{{ 'as hoped' if side.good else 'not as hoped' }}">{{ '✓' if side.good else '✕' }}</span>
-{{ side.answer }}{% endif %}</span></div>{% endfor %}</div></figure>{% endfor %}</div>{% endfor %}</section>{% endif %}
+<div>
+{{ picture(side.data, side.when + ": " + pair.prompt, side.tiny) }}
+{{ mark(side.when, side.good, side.answer) }}</div>{% endfor %}</div></figure>{% endfor %}</div>{% endfor %}</section>
+{% endif %}
 {% if tables %}<section><h2>Scores</h2><p class="soft small">Value and 95 % interval. The last column compares the
 same prompts and seeds pair by pair.</p>{% for name, rows in tables %}{% if name %}<h3>{{ name }}</h3>{% endif %}
 <table class="scores"><thead><tr><th>{{ "Concept" if name else "Score" }}</th><th>Before</th><th>After</th>

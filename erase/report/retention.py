@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import matplotlib
-from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from erase.report.entries import ClassEntry, FindingsEntry, RetentionEntry, ShiftEntry, TwinEntry
 from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg, label
 from erase.report.schema import Report
+from erase.report.template import filled
 
 WORST = 8
 NEAREST = 12
@@ -75,7 +75,7 @@ def retention_section(report: Report) -> Markup:
         "features": sorted({f"{entry.name}: {entry.features}." for entry in found.shifts}),
         "sure": sure(report),
     }
-    return Markup(Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values))
+    return Markup(filled(TEMPLATE, **values))
 
 
 def sure(report: Report) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -20,6 +19,7 @@ from erase.report.page import CSS
 from erase.report.plots import STYLE, figure_svg, label
 from erase.report.scatter import scatters
 from erase.report.schema import Report, ScoreEntry, read_report
+from erase.report.template import filled
 
 SCORES = ("forget_accuracy", "neighbour_accuracy", "retain_accuracy", "cross_accuracy", "validity")
 PICTURED = 60  # runs whose pictures are shown; a page with thousands would not open
@@ -115,7 +115,7 @@ def render(
             if entry.error or (entry.state == "done" and known[entry.name].error)
         ],
     }
-    return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(values)
+    return filled(TEMPLATE, **values)
 
 
 def look(folder: Path, *, pictured: bool) -> Seen:
@@ -256,10 +256,8 @@ concept, and of a neighbour. Same prompt, same seed, same noise; not chosen by h
 <div class="small-multiples">{% for entry, pairs in pictured %}<figure><figcaption>{{ entry.name }}</figcaption>
 {% for pair in pairs %}<span class="soft small">{{ pair.prompt }}</span><div class="two">
 {% for when, data, tiny, answer, good in pair.sides %}<div>
-{% if data %}<img src="{{ data }}" loading="lazy" alt="{{ when }}: {{ pair.prompt }}"{% if tiny %} class="tiny"
-{% endif %}>{% else %}<span class="soft small">picture not kept</span>{% endif %}
-<span class="mark {{ '' if good is none else 'good' if good else 'bad' }}"><span class="when">{{ when }}</span>
-{% if good is not none %}{{ '✓' if good else '✕' }} {{ answer }}{% endif %}</span></div>{% endfor %}</div>{% endfor %}
+{{ picture(data, when + ": " + pair.prompt, tiny, lazy=true) }}
+{{ mark(when, good, answer) }}</div>{% endfor %}</div>{% endfor %}
 </figure>{% endfor %}</div></section>{% endif %}
 </main></body></html>
 """

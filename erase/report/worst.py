@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
 from pydantic import TypeAdapter, ValidationError
 
 from erase import runs
@@ -14,6 +13,7 @@ from erase.errors import InputError, printable
 from erase.evaluation.metrics import answer, is_right
 from erase.evaluation.rows import Row, pairs, read_rows, reported_judge
 from erase.report.schema import Inside
+from erase.report.template import filled
 
 SHOWN = 8  # prompts of each kind
 LOST = ("neighbour", "retain_in")
@@ -24,10 +24,8 @@ TEMPLATE = """{% if groups %}<section><h2>Worst prompts</h2><p class="soft small
 after, with what the judge sees in it. Chosen to look bad: what is typical stands further up.</p>
 {% for title, entries in groups %}<h3>{{ title }}</h3><div class="pairs">{% for one in entries %}<figure>
 <figcaption>{{ one.prompt }}{% if one.of > 1 %} <small class="soft">({{ one.hits }} of {{ one.of }} seeds)</small>
-{% endif %}</figcaption><div class="two">{% for when, data, tiny, seen, good in one.sides %}<div>{% if data %}
-<img src="{{ data }}" alt="{{ when }}: {{ one.prompt }}"{% if tiny %} class="tiny"{% endif %}>{% else %}
-<span class="soft small">picture not kept</span>{% endif %}<span class="mark {{ 'good' if good else 'bad' }}">
-<span class="when">{{ when }}</span><br>{{ '✓' if good else '✕' }} {{ seen }}</span></div>{% endfor %}</div></figure>
+{% endif %}</figcaption><div class="two">{% for when, data, tiny, seen, good in one.sides %}<div>
+{{ picture(data, when + ": " + one.prompt, tiny) }}{{ mark(when, good, seen) }}</div>{% endfor %}</div></figure>
 {% endfor %}</div>{% endfor %}</section>{% endif %}"""
 
 
@@ -46,7 +44,7 @@ def worst_section(folder: Path, embed: Embed) -> str:
     except InputError:  # none yet, or of another version: the scores above stand by themselves
         return ""
     groups = [(title, entries) for title, entries in groups if entries]
-    return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE).render(groups=groups)
+    return filled(TEMPLATE, groups=groups)
 
 
 def still_drawn(rows: Sequence[Row], judge: str) -> list[tuple[Row, Row, int, int]]:
