@@ -52,6 +52,7 @@ SCORES = ("forget_accuracy", *KEPT)
 SEEDS = (0, 1, 2, 3, 4)
 ONE, FORGET, RATIO = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4), (1 / 4, 1 / 2, 1), (1, 4)
 TRIALS = 6
+HOPELESS = 50  # points: an arm whose best setting is as far off on the development concepts is not tested
 
 # Base rates, and what a method needs beside them. The bases are three times the world's default rates of forgetting, as
 # there are far fewer rounds.
@@ -278,7 +279,8 @@ def choose(options: argparse.Namespace) -> None:
         if missing := [arm for arm in arms_of(method) if arm not in arms]:
             print(f"{method}: {', '.join(missing)} not tuned yet, no matrix written")
             continue
-        print(write_matrix("test", method, TEST, SEEDS, arms))
+        tested = {arm: given for arm, given in arms.items() if found[method, arm][1] < HOPELESS}
+        print(write_matrix("test", method, TEST, SEEDS, tested))
         if method in ("esd", "sfron"):
             print(write_matrix("width", method, TEST, [0], _widths({arm: arms[arm] for arm in WIDTH_ARMS})))
             more = {arm: arms[arm] for arm in ("dual", "shared")}

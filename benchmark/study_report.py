@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from study import ARMS, BASE, SCORES, TEST, WIDTH_ARMS, Line, arms_of, gap, read
+from study import ARMS, BASE, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
 
 from erase.evaluation.paired import holm
 from erase.evaluation.statistics import Interval, two_level_bootstrap, wilson
@@ -124,6 +124,25 @@ def accepted(line: Line) -> bool:
         and scores["retain_accuracy.after"] >= scores["retain_accuracy.before"] - MOST_LOST - 1e-9
         and scores["validity.after"] >= LEAST_VALID - 1e-9
     )
+
+
+def tuning(lines: Sequence[Line]) -> list[str]:
+    """Of every arm the six gaps of its screening and the setting that was chosen."""
+    rows = [
+        "| method | arm | six gaps on the first development concept | chosen: forget, retain | gap over the three |",
+        "|---|---|---|---|---|",
+    ]
+    for (method, arm), (name, value, edge) in sorted(
+        chosen(lines).items(), key=lambda x: (list(BASE).index(x[0][0]), ARMS.index(x[0][1]))
+    ):
+        screened = [x for x in lines if (x["part"], x["arm"]) == (f"screen-{method}", arm)]
+        gaps = sorted(gap(x) for x in screened if "scores" in x)
+        rates = next(
+            (x["forget_lr"] / BASE[method], x["retain_lr"] / BASE[method]) for x in screened if x["setting"] == name
+        )
+        said = ", ".join(f"{rate:g}" for rate in rates) + (" (edge)" if edge else "")
+        rows.append(f"| {method} | `{arm}` | {', '.join(f'{g:.1f}' for g in gaps)} | {said} | {value:.1f} |")
+    return rows
 
 
 def comparison(lines: Sequence[Line]) -> list[str]:
@@ -241,13 +260,41 @@ def dots(lines: Sequence[Line]) -> Figure:
     return figure
 
 
+def slopes(lines: Sequence[Line]) -> Figure:
+    """The gap at multiples of the chosen rates, a line an arm, a column a method; means over concepts at seed 0."""
+    shown = [m for m in BASE if arms(lines, "width", m)]
+    figure = Figure(figsize=(3.4 * len(shown) + 0.6, 3.2), layout="constrained")
+    for place, method in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), place + 1)
+        moved, base = arms(lines, "width", method), arms(lines, "test", method)
+        for arm in WIDTH_ARMS:
+            gaps = {1.0: [gap(r) for (_, seed), r in base.get(arm, {}).items() if seed == 0]}
+            for name, runs in moved.items():
+                of, what, times = name.split("-")
+                if (of, what) == (arm, "rate"):
+                    gaps[float(times.replace("_", "."))] = [gap(r) for r in runs.values()]
+            at = sorted(x for x in gaps if gaps[x])
+            axes.plot(at, [mean(gaps[x]) for x in at], "o-", ms=4, lw=1.4, color=COLOURS[arm], label=arm)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([1 / 4, 1 / 2, 1, 2, 4], ["¼", "½", "1", "2", "4"])
+        axes.set_ylim(bottom=0)
+        axes.set_title(method, fontsize=11)
+        axes.set_xlabel("times the chosen rates")
+        axes.grid(axis="y", alpha=0.25)
+    figure.axes[0].set_ylabel("gap to retraining (points)")
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--tuning", type=Path, default=Path("docs/results/study-tune.jsonl"))
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     lines = [line for line in read(options.file) if line["method"] in BASE]
     parts = {
+        "Tuning": tuning(read(options.tuning)),
         "Arms": comparison(lines),
         "Ten seeds": stability(lines),
         "Width": width(lines),
@@ -261,6 +308,8 @@ def main() -> None:
     if any(arms(lines, "test", method) for method in BASE):
         with matplotlib.rc_context(STYLE):
             dots(lines).savefig(options.output / "study-gaps.svg", metadata={"Date": None})
+            if len(parts["Width"]) > 2:
+                slopes(lines).savefig(options.output / "study-width.svg", metadata={"Date": None})
     print(text)
 
 
