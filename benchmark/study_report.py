@@ -59,14 +59,14 @@ def by_concept(runs: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
 
 
 def against(arm: Runs, dual: Runs) -> Against | None:
-    """None where fewer than two concepts have runs of both.
+    """None where fewer than three concepts have runs of both.
 
     Interval: bootstrap over concepts and, within them, seeds. p: a t test of the concepts' mean differences against 0,
     as concepts are what the claim is to hold for; a concept with more seeds weighs no more.
     """
     change = {key: gap(arm[key]) - gap(dual[key]) for key in sorted(arm.keys() & dual.keys())}
     groups = by_concept(change)
-    if len(groups) < 2:
+    if len(groups) < 3:
         return None
     difference = two_level_bootstrap([(values, [str(i) for i in range(len(values))]) for values in groups.values()])
     means = [mean(values) for values in groups.values()]

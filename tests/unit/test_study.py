@@ -102,13 +102,15 @@ def runs(report: Any, arm: str, gaps: dict[str, list[float]], part: str = "test"
 
 
 def test_an_arm_is_compared_on_the_runs_that_both_have(report):
-    lines = runs(report, "dual", {"cat": [1.0, 2.0], "rocket": [3.0, 5.0]})
-    lines += runs(report, "shared", {"cat": [4.0, 5.0], "rocket": [6.0, 8.0], "strawberry": [15.0, 15.0]})
+    lines = runs(report, "dual", {"cat": [1.0, 2.0], "rocket": [3.0, 5.0], "pixel art": [2.0, 1.0]})
+    theirs = {"cat": [4.0, 5.0], "rocket": [6.0, 8.0], "pixel art": [6.0, 3.0], "strawberry": [15.0, 15.0]}
+    lines += runs(report, "shared", theirs)
     found = report.arms(lines, "test", "esd")
     test = report.against(found["shared"], found["dual"])
     assert test.difference.value == pytest.approx(3.0)
-    assert (test.worse, test.concepts) == (2, 2)
-    assert report.against(found["shared"], {}) is None
+    assert (test.worse, test.concepts) == (3, 3)
+    few = {key: run for key, run in found["dual"].items() if key[0] != "cat"}
+    assert report.against(found["shared"], few) is None
 
 
 def test_deviation_is_that_within_concepts(report):
