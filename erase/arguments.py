@@ -154,7 +154,8 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         metavar="DIR",
         action="append",
         help="a model trained without the concept (erase world --small --without), or a run of method retrained; may "
-        "be given several times: the report says how far the run is from them, and they from one another",
+        "be given several times: the report says how far the run is from them, and they from one another; with "
+        "--attacks they are attacked too, and the report says what an attack breaks beyond them",
     )
     made.add_argument("runs", metavar="RUN", nargs="+", type=user_path, help="a run folder, or several")
     for name in JUDGING:

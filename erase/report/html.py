@@ -71,7 +71,7 @@ def render(report: Report, folder: Path) -> str:
         "gold": Markup(gold_html(report)),
         "unjudged": UNJUDGED,
         "retention": retention_section(report),
-        "attacks": Markup(attack_section(folder, embed)),
+        "attacks": Markup(attack_section(folder, embed, report.gold)),
         "worst": Markup(worst_section(folder, embed) if report.scores else ""),
         "scores_svg": Markup(scores_svg(_of_all(report)) if report.scores else ""),
         "losses_svg": Markup(losses_svg(read_steps(folder))),
