@@ -160,7 +160,7 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
     made.add_argument("runs", metavar="RUN", nargs="+", type=user_path, help="a run folder, or several")
     for name in JUDGING:
         made.add_argument(f"--{name}", metavar=name[0].upper(), action=_action(name), help=SHORT[name][1])
-    made.add_argument("--rows", action="store_true", help="draw nothing; compute all scores again from rows.jsonl")
+    made.add_argument("--rows", action="store_true", help="draw nothing; compute scores again from rows.jsonl")
     _add_cache(made)
     made.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_attacks(made)
