@@ -120,7 +120,8 @@ def _row(one: Outcome, gaps: Sequence[GapEntry]) -> dict[str, object]:
     cells = [(name, *_shown(value, signed=name.startswith("excess"))) for name, value in found if value]
     if gaps:
         over = next((gap for gap in gaps if gap.name == ATTACKED + one.name), None)
-        cells.insert(1, ("over the gold", *(_shown(over, signed=True) if over else ("–", "not attacked alike"))))
+        value, reach = _shown(over, signed=True) if over else ("–", "not attacked alike")
+        cells.insert(1, ("over the gold", value, reach))
     return {
         "name": title(one.name),
         "summary": ATTACKS[one.name].summary if one.name in ATTACKS else "",
