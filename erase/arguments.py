@@ -154,12 +154,13 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         metavar="DIR",
         action="append",
         help="a model trained without the concept (erase world --small --without), or a run of method retrained; may "
-        "be given several times: the report says how far the run is from them, and they from one another",
+        "be given several times: the report says how far the run is from them, and they from one another; with "
+        "--attacks they are attacked too, and the report says what an attack breaks beyond them",
     )
     made.add_argument("runs", metavar="RUN", nargs="+", type=user_path, help="a run folder, or several")
     for name in JUDGING:
         made.add_argument(f"--{name}", metavar=name[0].upper(), action=_action(name), help=SHORT[name][1])
-    made.add_argument("--rows", action="store_true", help="draw nothing; compute all scores again from rows.jsonl")
+    made.add_argument("--rows", action="store_true", help="draw nothing; compute scores again from rows.jsonl")
     _add_cache(made)
     made.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_attacks(made)

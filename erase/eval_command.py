@@ -22,15 +22,18 @@ def attacks_given(options: argparse.Namespace) -> None:
 
 
 def attack(folder: Path, options: argparse.Namespace) -> None:
-    """Attack a run and print what came of it."""
-    from erase import workflow
+    """Attack a run, and the golds that are named, and print what came of it."""
+    from erase import golds, workflow
     from erase.terminal import Listener, score_table, stopping_on_signals
 
+    against = getattr(options, "gold", None)  # erase run has none
+    do = partial(golds.attack, golds=against, cache=options.cache) if against else workflow.attack
     with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
         try:
-            scores = workflow.attack(folder, options.attacks, options.attack, on_event=listener, should_stop=stop)
+            scores = do(folder, level=options.attacks, names=options.attack, on_event=listener, should_stop=stop)
         except (KeyboardInterrupt, Interrupted) as error:
             named = [word for name in options.attack for word in ("--attack", name)]
+            named += _flags(options) if against else []
             again = command("eval", folder, "--attacks", options.attacks, *named)
             raise Interrupted(f"{str(error) or 'interrupted'}; go on with: {again}") from None
     print(score_table(scores))
@@ -45,15 +48,15 @@ def evaluate(options: argparse.Namespace) -> int:
         raise InputError("--rows computes scores in one process; start it alone, without a launcher")
     if options.gold and launched() != ALONE:
         raise InputError("--gold compares in one process; start it alone, without a launcher")
+    if options.gold and (options.rows or asked or len(options.runs) > 1):
+        raise InputError("--gold compares one run, judged by its own settings; leave out the other runs and flags")
     if options.attacks:
-        if options.rows or asked or options.gold:
+        if options.rows or asked:
             first = f"; first: {command('eval', *options.runs, *_flags(options))}" if asked else ""
             raise InputError(f"--attacks attack a run as it was judged, without other flags{first}")
         for folder in options.runs:
             attack(folder, options)
         return 0
-    if options.gold and (options.rows or asked or len(options.runs) > 1):
-        raise InputError("--gold compares one run, judged by its own settings; leave out the other runs and flags")
     from erase import golds, workflow
     from erase.report.comparison import PAGE, write_comparison
     from erase.terminal import Listener, score_table, standings, stopping_on_signals

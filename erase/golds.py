@@ -32,13 +32,45 @@ def evaluate(
     is used again as long as the run's settings of judging stay. Raises `InputError` for a gold that has another concept
     left out than the run erased, or other parts than the run's model, before anything is drawn.
     """
+    scores, _ = _compared(folder, golds, on_event, should_stop, cache)
+    return scores
+
+
+def attack(
+    folder: Path,
+    golds: list[str],
+    level: str,
+    names: Sequence[str] = (),
+    on_event: OnEvent = ignore,
+    should_stop: ShouldStop = never,
+    cache: Path | None = None,
+) -> list[dict[str, Any]]:
+    """`evaluate`, then attack the run and each gold alike; return the run's scores of attacks.
+
+    A gold's rows lie in its own folder, `attacks.jsonl`. What was attacked before with the same budget is not done
+    again. Raises as `evaluate` and `workflow.attack` do.
+    """
+    workflow.check_attacks(stored_config(folder, finished=True), level, names, folder)
+    _, places = _compared(folder, golds, on_event, should_stop, cache)
+    scores = workflow.attack(folder, level, names, on_event, should_stop)
+    for name, place in places.items():
+        on_event(Warned(text=f"attacking gold {name}"))
+        workflow.attack(place, level, names, on_event, should_stop)
+    add_gold(user_path(folder), places)
+    return scores
+
+
+def _compared(
+    folder: Path, golds: list[str], on_event: OnEvent, should_stop: ShouldStop, cache: Path | None
+) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """The run's scores, its report rewritten with the gaps, and where each gold's run lies."""
     config, folder = stored_config(folder, finished=True), user_path(folder)
     names = labels(golds)
     settings = {name: _settings(folder, config, name) for name in golds}
-    placed = {name: _placed(folder, name, asked, on_event, should_stop) for name, asked in settings.items()}
+    places = {names[name]: _placed(folder, name, asked, on_event, should_stop) for name, asked in settings.items()}
     scores = workflow.evaluate(folder, on_event=on_event, should_stop=should_stop, cache=cache)
-    add_gold(folder, {names[name]: place for name, place in placed.items()})
-    return scores
+    add_gold(folder, places)
+    return scores, places
 
 
 def labels(golds: Sequence[str]) -> dict[str, str]:
@@ -71,6 +103,11 @@ def _settings(folder: Path, config: Config, name: str) -> Config | None:
     if world is None:
         raise InputError(f"--gold {name}: no model of a world is there; make one: erase world --small --without NAME")
     erased = [section.name for section in config.concepts]
+    if len(erased) > 1:
+        raise InputError(
+            f"--gold {name}: the run erased {', '.join(erased)}, and erase world --without leaves out one concept; "
+            "name a run of method retrained whose method.source was trained without all of them"
+        )
     if [world.without] != erased:
         left = f"was trained without {world.without}" if world.without else "was trained with everything"
         raise InputError(f"--gold {name}: {left}, and the run erased {', '.join(erased)}; name a gold of that")
@@ -89,13 +126,13 @@ def _settings(folder: Path, config: Config, name: str) -> Config | None:
 
 
 def _check_run(name: str, gold: Config, config: Config) -> None:
-    """Raises `InputError` for a gold run that has other concepts, another base or other pictures than the run."""
+    """Raises `InputError` for a gold run that has other concepts, another base, pictures or judges than the run."""
     erased, without = ([section.name for section in one.concepts] for one in (config, gold))
     if erased != without:
         raise InputError(f"--gold {name}: is without {', '.join(without)}, and the run erased {', '.join(erased)}")
     if (gold.model, gold.variant) != (config.model, config.variant):
         raise InputError(f"--gold {name}: a run on {gold.model}, and this one is on {config.model}; name one on that")
-    for key in ("prompts", "seeds", "steps", "guidance", "roles"):
+    for key in ("prompts", "seeds", "steps", "guidance", "roles", "judges"):
         own, its = getattr(config.evaluate, key) or None, getattr(gold.evaluate, key) or None
         if own != its:
             raise InputError(

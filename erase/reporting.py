@@ -12,9 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from erase import runs
+from erase.attacks.gold import attack_gaps
 from erase.attacks.rows import read_attacks
 from erase.attacks.scores import attack_scores, outcomes
 from erase.concept import Request
+from erase.errors import InputError
 from erase.evaluation.examine import examine, examine_again
 from erase.evaluation.features import FILE
 from erase.evaluation.findings import find
@@ -23,6 +25,7 @@ from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import Score, changes, scores
 from erase.evaluation.panel import Panel
 from erase.evaluation.rows import ARMS, Arm, Row, read_rows, reported_judge
+from erase.evaluation.versus import unlike_judges
 from erase.events import OnEvent, Saved, Scored, ShouldStop, Warned, ignore
 from erase.models import Model, model_hash, put_tensors
 from erase.report.html import write_html
@@ -41,12 +44,26 @@ from erase.scoring import JudgePlan, draw_pairs, judge_run, open_panel
 
 
 def add_gold(folder: Path, golds: dict[str, Path]) -> None:
-    """Compare a judged run with gold runs, by the name of each, and rewrite its report with the gaps."""
-    gaps = gold_gaps(
-        read_rows(folder / runs.ROWS), {name: read_rows(place / runs.ROWS) for name, place in golds.items()}
+    """Compare a judged run with gold runs, by the name of each, and rewrite its report with the gaps.
+
+    Attacks that all of them had are compared too.
+    Raises `InputError` for a gold that was judged otherwise.
+    """
+    report, theirs = read_report(folder / runs.REPORT), {n: read_report(p / runs.REPORT) for n, p in golds.items()}
+    for name, other in theirs.items():
+        fault = unlike_judges(report.judges, other.judges, [judge for judge in report.judges if judge in other.judges])
+        if fault:
+            raise InputError(f"gold {name} was judged otherwise, {fault}; judge both by the same judges")
+    rows, its = read_rows(folder / runs.ROWS), {name: read_rows(place / runs.ROWS) for name, place in golds.items()}
+    broken = attack_gaps(
+        _attacks(folder, _erased(rows)), {name: _attacks(place, _erased(its[name])) for name, place in golds.items()}
     )
-    entry = GoldEntry(sources=list(golds), gaps=[GapEntry.model_validate(gap) for gap in gaps])
-    write_report(folder / runs.REPORT, read_report(folder / runs.REPORT).model_copy(update={"gold": entry}))
+    entry = GoldEntry(
+        sources=list(golds),
+        gaps=[GapEntry.model_validate(gap) for gap in gold_gaps(rows, its)],
+        attacks=[GapEntry.model_validate(gap) for gap in broken],
+    )
+    write_report(folder / runs.REPORT, report.model_copy(update={"gold": entry}))
     write_html(folder)
 
 
@@ -82,7 +99,7 @@ def report_run(
         else:
             findings = find(rows, found, moved, judge=judge)
         says, lists = panel.facts() | counted(rows, panel.facts()), listed(plan)
-        found = found + _attack_scores(folder, next(row["model_sha"] for row in rows if row["arm"] == "after"))
+        found = found + _attack_scores(folder, _erased(rows))
     else:
         found, moved, findings, says, lists = [], [], None, {}, []
         put_tensors(model, arms["before"])
@@ -119,7 +136,8 @@ def add_attacks(folder: Path, sha: str, on_event: OnEvent) -> list[dict[str, Any
     report = read_report(folder / runs.REPORT)
     others = [score for score in report.scores if not score.name.startswith("attack.")]
     scored = [*others, *(ScoreEntry.model_validate(score) for score in found)]
-    write_report(folder / runs.REPORT, report.model_copy(update={"scores": scored}))
+    gold = report.gold and report.gold.model_copy(update={"attacks": []})  # these are of rows that may be gone
+    write_report(folder / runs.REPORT, report.model_copy(update={"scores": scored, "gold": gold}))
     write_html(folder)
     on_event(Saved(path=folder / runs.PAGE))
     as_json = [asdict(score) for score in found]
@@ -133,11 +151,19 @@ def judged_before(folder: Path) -> bool:
 
 
 def _attack_scores(folder: Path, sha: str) -> list[Score]:
-    """Of the folder's rows, if they are of this model; a run attacked before it was changed has none."""
-    rows = read_attacks(folder / runs.ATTACKS)
-    if any(row["arm"] == "after" and row["model_sha"] != sha for row in rows):
-        return []
+    rows = _attacks(folder, sha)
     return attack_scores(outcomes(rows)) if rows else []
+
+
+def _attacks(folder: Path, sha: str) -> list[Row]:
+    """The folder's rows of attacks, if they are of this model; a run attacked before it was changed has none."""
+    rows = read_attacks(folder / runs.ATTACKS)
+    return [] if any(row["arm"] == "after" and row["model_sha"] != sha for row in rows) else rows
+
+
+def _erased(rows: Sequence[Row]) -> str:
+    """The hash of the weights that drew the pictures after."""
+    return next(row["model_sha"] for row in rows if row["arm"] == "after")
 
 
 def rescore_run(folder: Path, on_event: OnEvent) -> list[dict[str, Any]]:
@@ -149,7 +175,7 @@ def rescore_run(folder: Path, on_event: OnEvent) -> list[dict[str, Any]]:
         findings = examine_again(rows, found, moved, folder)
     else:
         findings = find(rows, found, moved, judge=judge)
-    found_by = _attack_scores(folder, next(row["model_sha"] for row in rows if row["arm"] == "after"))
+    found_by = _attack_scores(folder, _erased(rows))
     near = {c.name: c.similarity for c in report.findings.classes} if report.findings else {}
     findings = replace(findings, classes=[replace(c, similarity=near.get(c.name)) for c in findings.classes])
     fresh: dict[str, Any] = {

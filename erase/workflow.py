@@ -288,8 +288,9 @@ def attack(
 
 
 def rescore(folder: Path, on_event: OnEvent = ignore) -> list[dict[str, Any]]:
-    """Compute a judged run's scores again, from rows.jsonl alone, and rewrite its report; return them.
+    """Compute a judged run's scores again from rows.jsonl, attacks.jsonl and features.safetensors; rewrite its report.
 
+    Returns them. Gaps to gold stay as they were.
     Raises `InputError` where the run was not judged, or its rows are not those of one run in full.
     """
     return rescore_run(runs.require_run(user_path(folder)), runs.EventLog(user_path(folder), on_event))

@@ -15,7 +15,8 @@ import numpy as np
 from erase.errors import InputError
 from erase.evaluation.metrics import Metric, asked_for, metrics_of
 from erase.evaluation.paired import paired_difference
-from erase.evaluation.rows import Row, pairs, twin_key
+from erase.evaluation.rows import Row, pairs, reported_judge, twin_key
+from erase.evaluation.versus import common_judges, judged_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,20 @@ class Gap:
         return None if self.floor is None else self.low <= self.floor and self.high >= -self.floor
 
 
-def gold_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]], *, judge: str = "conv") -> list[Gap]:
-    """Gaps of all scores of a run's rows to the rows of gold runs, by name.
+def gold_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]]) -> list[Gap]:
+    """Gaps of all scores of a run's rows to the rows of gold runs, by name, as the judges that all of them have say.
 
-    Raises `InputError` for no gold, and for one that was asked for other pictures than the run.
+    Raises `InputError` for no gold, for one that was asked for other pictures than the run, and for one whose reporting
+    judge is another.
     """
     if not golds:
         raise InputError("gold: there is none; name at least one")
+    judge = reported_judge(rows)
+    for gold, its in golds.items():
+        if reported_judge(its) != judge:
+            raise InputError(f"gold {gold} was judged by {reported_judge(its)}, not by {judge}; judge both alike")
+    shared = common_judges(rows, *golds.values())
+    rows, golds = judged_by(rows, shared), {name: judged_by(its, shared) for name, its in golds.items()}
     found = []
     for name, metric in metrics_of(rows).items():
         own, clusters, keys = _measured(rows, metric, judge)
@@ -59,16 +67,21 @@ def gold_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]], *, judge:
             if others != keys:
                 raise InputError(f"gold {gold} was asked for other pictures than the run; evaluate both with one set")
             theirs.append(values)
-        mean = list(np.mean(theirs, axis=0))
-        gap = paired_difference(mean, own, clusters)
-        apart = [paired_difference(one, other, clusters) for one, other in combinations(theirs, 2)]
-        floor = max(apart, key=lambda d: abs(d.value), default=None)
-        spread = (None, None, None)
-        if floor is not None:  # as a distance: the sign says only which gold came first
-            low, high = (floor.low, floor.high) if floor.value >= 0 else (-floor.high, -floor.low)
-            spread = (abs(floor.value), low, high)
-        found.append(Gap(name, gap.value, gap.low, gap.high, gap.n, float(np.mean(mean)), *spread))
+        found.append(gap_of(name, own, theirs, clusters))
     return found
+
+
+def gap_of(name: str, own: Sequence[float], theirs: Sequence[Sequence[float]], clusters: Sequence[str]) -> Gap:
+    """The gap of one score: its number for each picture of the run and of each gold, and the pictures' prompts."""
+    mean = list(np.mean(theirs, axis=0))
+    gap = paired_difference(mean, own, clusters)
+    apart = [paired_difference(one, other, clusters) for one, other in combinations(theirs, 2)]
+    floor = max(apart, key=lambda d: abs(d.value), default=None)
+    spread = (None, None, None)
+    if floor is not None:  # as a distance: the sign says only which gold came first
+        low, high = (floor.low, floor.high) if floor.value >= 0 else (-floor.high, -floor.low)
+        spread = (abs(floor.value), low, high)
+    return Gap(name, gap.value, gap.low, gap.high, gap.n, float(np.mean(mean)), *spread)
 
 
 def _measured(rows: Sequence[Row], metric: Metric, judge: str) -> tuple[list[float], list[str], list[object]]:

@@ -47,7 +47,7 @@ class Change:
 
     `p` is McNemar's exact one where the score counts hits and each prompt was drawn once, else that of flipping the
     signs of prompts, whose pictures need not be independent. `p_holm` is adjusted over all changes of the run, which
-    are the declared family.
+    are the declared family. `discordant` is the share of pairs that changed, None where the score counts no hits.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Change:
     n: int
     p: float
     p_holm: float = 1.0
+    discordant: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,17 +261,19 @@ def changes(rows: Sequence[Row], *, judge: str = "conv") -> list[Change]:
     validate(rows)
     gaps: dict[str, Interval] = {}
     p: dict[str, float] = {}
+    moved: dict[str, float | None] = {}
     for name, metric in metrics_of(rows).items():
         twins = _twins(rows, name, metric)
         before, after = ([metric.measure(pair[i], judge) for pair in twins] for i in (0, 1))
         clusters = [b["prompt_id"] for b, _ in twins]
         gaps[name] = paired_difference(before, after, clusters)
+        moved[name] = sum(b != a for b, a in zip(before, after, strict=True)) / len(twins) if metric.counts else None
         if metric.counts and len(set(clusters)) == len(clusters):
             p[name] = mcnemar([v > 0 for v in before], [v > 0 for v in after]).p
         else:
             p[name] = sign_flip([a - b for b, a in zip(before, after, strict=True)], clusters)
     adjusted = holm(p)
-    return [Change(k, gap.value, gap.low, gap.high, gap.n, p[k], adjusted[k]) for k, gap in gaps.items()]
+    return [Change(k, gap.value, gap.low, gap.high, gap.n, p[k], adjusted[k], moved[k]) for k, gap in gaps.items()]
 
 
 def verdict(found: Sequence[Score]) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy import optimize, stats
@@ -14,8 +14,20 @@ from erase.errors import InputError
 from erase.evaluation.statistics import BLOCK, Interval, cluster_bootstrap, effective_size
 
 MARGIN = 0.05  # points of accuracy that an erasure may cost before it counts as damage
+ALPHA = 0.05  # of a whole family of changes
 FLIPS = 4999
 Retained = Literal["kept", "lost", "undecided"]
+
+
+class Adjusted(Protocol):
+    """A change with its interval and its p in the family."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def p_holm(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +159,15 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
         worst = max(worst, min(1.0, (len(p) - rank) * p[name]))
         found[name] = worst
     return {name: found[name] for name in p}
+
+
+def beyond_chance(change: Adjusted) -> bool:
+    """Whether a report may call a change one: its own 95 % interval holds no 0, and Holm's p is at most 5 %.
+
+    Among ten changes of which none is real one such interval in three reports misses 0 by chance alone. A change of an
+    older report, without p, is not called one.
+    """
+    return not change.low <= 0 <= change.high and change.p_holm is not None and change.p_holm <= ALPHA
 
 
 def _twinned(before: Sequence[float], after: Sequence[float]) -> None:

@@ -70,21 +70,6 @@ def prompts_to_decide(value: float, low: float, high: float, margin: float, prom
     return max(prompts, math.ceil(prompts * (reach / away) ** 2) + 1)
 
 
-def exclusion(n: float) -> float:
-    """Least rate that 0 hits of n independent trials rule out at 95 %, one-sided: 1 - 0.05^(1/n)."""
-    if n <= 0:
-        raise InputError(f"an upper bound needs trials; got {n}")
-    return 1 - 0.05 ** (1 / n)
-
-
-def best_of(rate: float, tries: int) -> float:
-    """Chance that at least one of `tries` independent pictures is called a hit: 1 - (1 - rate)^tries.
-
-    With an imperfect judge this is what best-of-k reports on a model that knows nothing.
-    """
-    return 1 - (1 - rate) ** tries
-
-
 def advice(
     widths: Sequence[tuple[str, float, float, float, int]], half: float = WANTED
 ) -> list[tuple[str, float, int]]:

@@ -18,7 +18,7 @@ from erase.errors import InputError, printable
 from erase.evaluation.rows import Row
 from erase.evaluation.statistics import Interval
 from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg
-from erase.report.schema import Inside
+from erase.report.schema import GapEntry, GoldEntry, Inside
 from erase.report.template import filled
 
 ATTACKED = "attack."  # begins the names of attacks' scores
@@ -29,9 +29,11 @@ Embed = Callable[[Path], tuple[str, bool]]
 TEMPLATE = """<section><h2>Does it come back?</h2>
 <p class="soft small">Each attack had {{ cases }} and may draw several pictures of each. Broken: of these pictures, the
 one that the guiding judge finds most like the concept is called the concept by the reporting judge too. The control has
-as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals.</p>
-<table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th><th>Broken</th><th>Control</th>
-<th>Cases × pictures</th></tr></thead><tbody>{% for row in rows %}<tr>
+as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals.
+{% if golds %}Over the gold: broken here minus broken in {{ golds }}, trained without the concept and attacked alike, so
+that what an attack teaches is not taken for what was left.{% endif %}</p>
+<table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th>{% if golds %}<th>Over the gold</th>
+{% endif %}<th>Broken</th><th>Control</th><th>Cases × pictures</th></tr></thead><tbody>{% for row in rows %}<tr>
 <th scope="row">{{ row.name }} <small class="soft">({{ row.summary }})</small></th>
 {% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
 <td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
@@ -47,10 +49,11 @@ as many pictures and does no search; what counts is the excess over it, case by 
 </details>{% endif %}</section>"""
 
 
-def attack_section(folder: Path, embed: Embed) -> str:
+def attack_section(folder: Path, embed: Embed, gold: GoldEntry | None = None) -> str:
     """HTML of the section, "" for a run that was not attacked. Every value from outside is escaped.
 
-    `embed` turns a picture's path into a data URI, and says whether it is tiny.
+    `embed` turns a picture's path into a data URI, and says whether it is tiny. `gold` is what the report has of golds;
+    where these were attacked too the table has the difference to them.
     """
     rows = read_attacks(folder / runs.ATTACKS)
     if not rows:
@@ -58,7 +61,8 @@ def attack_section(folder: Path, embed: Embed) -> str:
     found = [one for one in outcomes(rows) if one.excess]
     values = {
         "cases": _count(len({row["prompt_id"] for row in rows if not _audit(row)})),
-        "rows": [_row(one) for one in sorted(found, key=_place)],
+        "golds": ", ".join(gold.sources) if gold and gold.attacks else "",
+        "rows": [_row(one, gold.attacks if gold else []) for one in sorted(found, key=_place)],
         "curves": Markup(curves_svg([one for one in found if one.budget > 1])),
         "words": _words(rows),
         "pictures": _pictures(rows, folder, embed),
@@ -111,9 +115,13 @@ def _audit(row: Row) -> bool:
     return row["attack"]["name"].startswith("audit_")
 
 
-def _row(one: Outcome) -> dict[str, object]:
+def _row(one: Outcome, gaps: Sequence[GapEntry]) -> dict[str, object]:
     found = (("excess over control", one.excess), ("broken", one.broken), ("control", one.control_broken))
     cells = [(name, *_shown(value, signed=name.startswith("excess"))) for name, value in found if value]
+    if gaps:
+        over = next((gap for gap in gaps if gap.name == ATTACKED + one.name), None)
+        value, reach = _shown(over, signed=True) if over else ("–", "not attacked alike")
+        cells.insert(1, ("over the gold", value, reach))
     return {
         "name": title(one.name),
         "summary": ATTACKS[one.name].summary if one.name in ATTACKS else "",
@@ -122,7 +130,7 @@ def _row(one: Outcome) -> dict[str, object]:
     }
 
 
-def _shown(found: Interval, *, signed: bool = False) -> tuple[str, str]:
+def _shown(found: Interval | GapEntry, *, signed: bool = False) -> tuple[str, str]:
     sign, unit = ("+", "points") if signed else ("", "%")
     value, low, high = (_whole(100 * v, sign) for v in (found.value, found.low, found.high))
     return f"{value}\u00a0{unit}", f"{low} to {high}"

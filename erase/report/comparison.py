@@ -9,8 +9,11 @@ from typing import Any
 
 from erase import runs
 from erase.errors import InputError
+from erase.evaluation.metrics import Change
+from erase.evaluation.paired import MARGIN, beyond_chance
+from erase.evaluation.power import pairs_for
 from erase.evaluation.rows import read_rows
-from erase.evaluation.versus import twins, versus
+from erase.evaluation.versus import Judged, versus
 from erase.report.html import concept_name, nested
 from erase.report.plots import label
 from erase.report.schema import read_report
@@ -31,16 +34,8 @@ def write_comparison(folders: Sequence[Path], page: Path) -> Path:
 
 def differences(folders: dict[str, Path]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Rows of the table of differences from the first run, and why others have none."""
-    (first, place), *rest = folders.items()
-    ours = read_rows(place / runs.ROWS)
-    theirs, refused = {}, []
-    for name, folder in rest:
-        rows = read_rows(folder / runs.ROWS)
-        try:
-            twins(ours, rows, name)
-            theirs[name] = rows
-        except InputError as error:
-            refused.append((name, str(error)))
+    (first, ours), *rest = ((name, _judged(folder)) for name, folder in folders.items())
+    found, refused = versus(ours, dict(rest))
     table = [
         {
             "name": name,
@@ -49,12 +44,28 @@ def differences(folders: dict[str, Path]) -> tuple[list[dict[str, Any]], list[tu
             "value": f"{change.value:+.3f}",
             "range": f"{change.low:+.3f} to {change.high:+.3f}, n {change.n}",
             "p": f"{change.p_holm:.3f}" if change.p_holm >= 0.001 else "< 0.001",
-            "sure": not change.low <= 0 <= change.high,
+            "sure": beyond_chance(change),
+            "more": _more(change),
         }
-        for name, found in (versus(ours, theirs) if theirs else {}).items()
-        for change in found
+        for name, given in found.items()
+        for change in given
     ]
-    return table, refused
+    return table, list(refused.items())
+
+
+def _more(change: Change) -> str:
+    """How many pairs would show a difference of the margin, where these are too few and none is sure.
+
+    Fewer pairs than the margin's share may have changed by luck; more than that is then taken to change.
+    """
+    if change.discordant is None or beyond_chance(change):
+        return ""
+    wanted = pairs_for(MARGIN, max(change.discordant, MARGIN))
+    return f"{100 * MARGIN:.0f} points take about {wanted:,} pairs" if wanted > change.n else ""
+
+
+def _judged(folder: Path) -> Judged:
+    return Judged(read_rows(folder / runs.ROWS), read_report(folder / runs.REPORT).judges)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -14,16 +14,15 @@ from markupsafe import Markup
 from PIL import Image
 
 from erase import runs
-from erase.concept import title
-from erase.evaluation.findings import DRAWN, KEPT
-from erase.evaluation.metrics import EACH, EARLIER, split_score, verdict
+from erase.evaluation.metrics import EACH, EARLIER, split_score
 from erase.report.attacks import ATTACKED, attack_section
 from erase.report.gold import gold_html
 from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
 from erase.report.retention import retention_section
-from erase.report.schema import ChangeEntry, Pair, Report, ScoreEntry, read_report
+from erase.report.schema import Pair, Report, ScoreEntry, read_report
 from erase.report.template import filled
+from erase.report.words import NARROW, change_words, concept_name, headline, lead, nested, show, spread
 from erase.report.worst import worst_section
 from erase.runtime import write_text
 
@@ -39,7 +38,6 @@ GROUPS = {
     "retain_cross": "The other domain",
     "earlier": "Prompts that name what earlier runs erased",
 }
-NARROW = "\u00a0"  # keeps a number and its unit on one line
 UNJUDGED = (
     "Nothing was judged, so nothing is known beyond these pictures. They can be judged at any time: erase eval RUN, on "
     "models other than the bundled world with a judge: erase eval RUN --judge clip."
@@ -73,7 +71,7 @@ def render(report: Report, folder: Path) -> str:
         "gold": Markup(gold_html(report)),
         "unjudged": UNJUDGED,
         "retention": retention_section(report),
-        "attacks": Markup(attack_section(folder, embed)),
+        "attacks": Markup(attack_section(folder, embed, report.gold)),
         "worst": Markup(worst_section(folder, embed) if report.scores else ""),
         "scores_svg": Markup(scores_svg(_of_all(report)) if report.scores else ""),
         "losses_svg": Markup(losses_svg(read_steps(folder))),
@@ -97,28 +95,6 @@ def render(report: Report, folder: Path) -> str:
 def file_words(file: dict[str, Any]) -> str:
     """What a prompt file was for."""
     return f"{file.get('prompts')} prompts as {file.get('role')}, SHA-256 {str(file.get('sha256'))[:12]}"
-
-
-def concept_names(report: Report) -> list[str]:
-    """The concepts' names from the configuration."""
-    concept = report.config.get("concept")
-    names = [
-        nested({"concept": one}, "concept", "name") for one in (concept if isinstance(concept, list) else [concept])
-    ]
-    return [str(name) for name in names if name] or ["the concept"]
-
-
-def concept_name(report: Report) -> str:
-    """The concept's name, or a few words for several."""
-    return title(concept_names(report))
-
-
-def nested(config: dict[str, Any], *keys: str) -> Any:
-    """A value deep in the configuration, or None."""
-    found: Any = config
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
 
 
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:
@@ -148,65 +124,6 @@ def kicker(report: Report) -> str:
     return " · ".join(str(p) for p in parts if p)
 
 
-def headline(report: Report) -> str:
-    """The result in one sentence; destroyed pictures are never called a success."""
-    name, verb = concept_name(report), "are" if len(concept_names(report)) > 1 else "is"
-    if not report.scores:
-        return f"The training against “{name}” is done; nothing has been judged."
-    return {
-        "suppressed": f"“{name}” {verb} suppressed on direct prompts.",
-        "weaker": f"“{name}” {verb} weaker on direct prompts, but not gone.",
-        "still there": f"“{name}” {verb} still there.",
-        "degenerate": f"The pictures are destroyed; this says nothing about “{name}”.",
-        "validity not known": f"“{name}” {verb} drawn less, but no judge here can tell that from destroyed pictures; "
-        "add one that can: --judge clip.",
-        "not drawn before": f"The model hardly drew “{name}” before, so there was nothing to erase.",
-    }[verdict(report.scores)]  # type: ignore[arg-type]
-
-
-def lead(report: Report) -> list[str]:
-    """Sentences under the headline: the concepts' numbers, earlier ones', and what else changed beyond chance."""
-    before, after = report.score("forget_accuracy", "before"), report.score("forget_accuracy", "after")
-    if not before or not after:
-        return _earlier(report)
-    it = "them" if len(concept_names(report)) > 1 else "it"
-    first = " ".join(
-        [
-            f"Asked for {it}, the model drew {it} in {show(before)} of {before.n} pictures before and in {show(after)} "
-            f"after (95 % interval {spread(after)}).",
-            *_most_left(report),
-            *_earlier(report),
-        ]
-    )
-    wanted = {s.name for s in report.scores if s.higher_is_better}
-    lost = [c for c in report.changes if c.name in wanted and c.high < 0]
-    if lost:
-        parts = "; ".join(f"{label(c.name).lower()} {_change(c)[0]}" for c in lost)
-        return [first, f"Damage beyond chance: {parts}."]
-    kept = [report.score(name, "before") for name in KEPT]
-    if any(score is not None and score.value >= DRAWN for score in kept) and report.changes:
-        return [first, "Nothing that should stay was measurably damaged; the intervals below say how far that holds."]
-    return [first]
-
-
-def _most_left(report: Report) -> list[str]:
-    """Of several concepts, the one that is drawn most."""
-    each = [s for s in report.scores if s.arm == "after" and split_score(s.name)[0] == EACH]
-    most = max(each, key=lambda score: score.value, default=None)
-    if most is None or not most.value:
-        return []
-    return [f"Most is left of “{split_score(most.name)[1]}”: {show(most)} of {most.n}."]
-
-
-def _earlier(report: Report) -> list[str]:
-    """What earlier runs erased from the model, and which of it came back beyond chance."""
-    if not report.earlier:
-        return []
-    back = [c for c in report.changes if split_score(c.name)[0] == EARLIER and c.low > 0]
-    names = "; ".join(f"“{split_score(c.name)[1]}” {_change(c)[0]}" for c in back)
-    return [f"Earlier runs erased “{title(report.earlier)}”.", *([f"It came back: {names}."] if back else [])]
-
-
 def tables(report: Report) -> list[tuple[str, list[dict[str, Any]]]]:
     """The scores as (heading, rows): of all, without a heading, of each concept, of each earlier one, under attack."""
     parts: dict[str, list[str]] = {"": [], EACH: [], EARLIER: [], ATTACKED: []}
@@ -233,7 +150,7 @@ def _table(report: Report, names: Sequence[str]) -> list[dict[str, Any]]:
             {"label": arm, "value": show(s) if s else "–", "range": spread(s) if s else ""}
             for arm, s in zip(("before", "after"), arms, strict=True)
         ]
-        value, reach = _change(changes[name]) if name in changes else ("–", "")
+        value, reach = change_words(changes[name]) if name in changes else ("–", "")
         cells.append({"label": "change", "value": value, "range": reach})
         wish = "higher is better" if known[0].higher_is_better else "lower is better"
         group, concept = split_score(name)
@@ -259,18 +176,6 @@ def limits(report: Report) -> list[str]:
     return lines
 
 
-def show(score: ScoreEntry) -> str:
-    """A value as a percentage, or plain for CLIP scores."""
-    return _number(score.name, score.value, score.n)
-
-
-def spread(score: ScoreEntry) -> str:
-    """An interval, in the unit of `show`."""
-    if score.name.startswith("clip_"):
-        return f"{score.low:.3f} to {score.high:.3f}"
-    return f"{_percent(score.low, score.n)} to {_percent(score.high, score.n)}{NARROW}%"
-
-
 def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested facts as (key, text) lines."""
     found: list[tuple[str, str]] = []
@@ -285,26 +190,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             found.append((name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
     return found
-
-
-def _percent(value: float, n: int) -> str:
-    text = f"{100 * value:.{1 if n >= 200 else 0}f}"
-    return {"0.0": "0", "-0.0": "0", "100.0": "100"}.get(text, text).replace("-", "−")
-
-
-def _number(name: str, value: float, n: int) -> str:
-    if name.startswith("clip_"):
-        return f"{value:.3f}".replace("-", "−")
-    return f"{_percent(value, n)}{NARROW}%"
-
-
-def _change(change: ChangeEntry) -> tuple[str, str]:
-    if change.name.startswith("clip_"):
-        value, low, high = (f"{v:+.3f}".replace("-", "−") for v in (change.value, change.low, change.high))
-        return value, f"{low} to {high}"
-    digits = 1 if change.n >= 200 else 0
-    value, low, high = (f"{100 * v:+.{digits}f}".replace("-", "−") for v in (change.value, change.low, change.high))
-    return f"{value} points", f"{low} to {high}"
 
 
 def _tiles(report: Report) -> list[dict[str, str]]:

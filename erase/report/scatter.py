@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from erase.evaluation.stability import Deviation, deviation
+from erase.errors import InputError
+from erase.evaluation.stability import Deviation, Ratio, deviation, sd_ratio
 from erase.report.schema import Report
 
 LEAST = 3  # runs of which a deviation is said
@@ -14,12 +15,17 @@ LEAST = 3  # runs of which a deviation is said
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """A score over runs that differ by seed: their mean, and `Deviation` of it."""
+    """A score over runs that differ by seed: their mean, and `Deviation` of it.
+
+    `ratio` is their deviation over that of the first such runs with the same model, concept and judging; None for these
+    themselves, and where the runs of one are all alike.
+    """
 
     names: tuple[str, ...]
     score: str
     mean: float
     found: Deviation
+    ratio: Ratio | None = None
 
 
 def scatters(judged: Sequence[tuple[str, Report]], scores: Sequence[str]) -> list[Scatter]:
@@ -34,15 +40,27 @@ def scatters(judged: Sequence[tuple[str, Report]], scores: Sequence[str]) -> lis
         same = json.dumps(settings, sort_keys=True, default=str)
         groups.setdefault(same, {}).setdefault(int(report.config.get("seed") or 0), (name, report))
     found = []
+    first: dict[tuple[str, str], list[float]] = {}  # by question and score
     for members in groups.values():
         if len(members) < LEAST:
             continue
         names = tuple(name for name, _ in members.values())
+        config = next(iter(members.values()))[1].config
+        asked = json.dumps([config.get(key) for key in ("model", "concept", "evaluate")], sort_keys=True, default=str)
         for score in scores:
             values = [report.score(score, "after") for _, report in members.values()]
             known = [value for value in values if value is not None]
             if len(known) == len(names):
                 shares, deffs = [v.value for v in known], [max(v.deff or 1.0, 1.0) for v in known]
                 sure = deviation(shares, [v.n for v in known], deffs)
-                found.append(Scatter(names, score, sum(shares) / len(shares), sure))
+                other = first.setdefault((asked, score), shares)
+                ratio = None if other is shares else _ratio(shares, other)
+                found.append(Scatter(names, score, sum(shares) / len(shares), sure, ratio))
     return found
+
+
+def _ratio(shares: Sequence[float], others: Sequence[float]) -> Ratio | None:
+    try:
+        return sd_ratio(shares, others)
+    except InputError:  # runs that are all alike have no deviation to divide by
+        return None

@@ -63,6 +63,7 @@ class ChangeEntry(Entry):
     n: Annotated[int, Field(ge=1)]
     p: Annotated[float, Field(ge=0, le=1)] | None = None
     p_holm: Annotated[float, Field(ge=0, le=1)] | None = None
+    discordant: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class GapEntry(Entry):
@@ -81,10 +82,14 @@ class GapEntry(Entry):
 
 
 class GoldEntry(Entry):
-    """Models trained without the concept that the run was compared with, and the gaps to their mean."""
+    """Models trained without the concept that the run was compared with, and the gaps to their mean.
+
+    `attacks` are those of the share of cases that an attack broke, where run and golds were attacked alike.
+    """
 
     sources: list[str]
     gaps: list[GapEntry]
+    attacks: list[GapEntry] = []
 
 
 class Picture(Entry):

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from erase import runs
 from erase.errors import InputError
+from erase.evaluation.power import runs_for
 from erase.evaluation.standing import place, standing
 from erase.report.html import embed, show, spread
 from erase.report.page import CSS
@@ -104,9 +105,12 @@ def render(
                 "sampling": f"{100 * one.found.sampling:.1f}",
                 "runs": f"{100 * one.found.runs:.1f}",
                 "range": f"{100 * one.found.low:.1f} to {100 * one.found.high:.1f}" if one.found.total else "all alike",
+                "ratio": f"{one.ratio.value:.2f}" if one.ratio else "",
+                "reach": f"{one.ratio.low:.2f} to {one.ratio.high:.2f}, p {one.ratio.p:.3f}" if one.ratio else "",
             }
             for one in scatters([(entry.name, report) for entry, report in judged], SCORES)
         ],
+        "arm": runs_for(2),
         "differences": differences,
         "unlike": unlike,
         "failed": [
@@ -233,21 +237,27 @@ before. Runs whose pictures are destroyed (degenerate) stand last.</p>
 {% if scatters %}<section><h2>How stable the procedure is</h2><p class="soft small">Runs that differ by their seed
 alone. Standard deviation over runs in points: of the scores, what judging so many pictures makes of it, and what is
 left for the runs themselves, with its 95 % interval. Judged on equal prompts, they share a part of the former: the
-latter is a lower bound.</p>
+latter is a lower bound. Over the first's: deviation by that of the first runs here on the same model and concept,
+Brown and Forsythe's p; to tell a ratio of 2 takes {{ arm }} runs on each side.</p>
 <div class="wide"><table class="scores"><thead><tr><th>Runs</th><th>Score</th><th>Mean, %</th>
-<th>Deviation</th><th>of judging</th><th>of runs</th></tr></thead><tbody>{% for row in scatters %}<tr>
+<th>Deviation</th><th>of judging</th><th>of runs</th><th>over the first's</th></tr></thead><tbody>
+{% for row in scatters %}<tr>
 <th scope="row">{% if loop.first or loop.previtem.names != row.names %}{{ row.names }}{% endif %}</th>
 <td data-label="score">{{ row.score }}</td><td data-label="mean">{{ row.mean }}</td>
 <td data-label="deviation">{{ row.total }}</td><td data-label="of judging">{{ row.sampling }}</td>
-<td data-label="of runs">{{ row.runs }}<small>{{ row.range }}</small></td></tr>{% endfor %}</tbody></table></div>
+<td data-label="of runs">{{ row.runs }}<small>{{ row.range }}</small></td>
+<td data-label="over the first's">{{ row.ratio }}<small>{{ row.reach }}</small></td></tr>{% endfor %}
+</tbody></table></div>
 </section>{% endif %}
 {% if differences or unlike %}<section><h2>Against {{ differences[0].first if differences else "the first" }}</h2>
 <p class="soft small">The other run minus this one, both after erasing, over the same prompts, seeds and noise: value,
-95 % interval, number of pairs; p is adjusted over all lines (Holm). Bold: the interval holds no 0.</p>
+95 % interval, number of pairs; p is adjusted over all lines (Holm). Bold: the interval
+holds no 0 and that p is at most 0.05.</p>
 <div class="wide"><table class="facts"><tbody>{% for row in differences %}<tr><th scope="row">
 {% if loop.first or loop.previtem.name != row.name %}{{ row.name }}{% endif %}</th><td>{{ row.score }}</td>
 <td>{% if row.sure %}<strong>{{ row.value }}</strong>{% else %}{{ row.value }}{% endif %}</td>
-<td>{{ row.range }}</td><td>p {{ row.p }}</td></tr>{% endfor %}{% for name, why in unlike %}<tr>
+<td>{{ row.range }}</td><td>p {{ row.p }}<small>{{ row.more }}</small></td></tr>{% endfor %}
+{% for name, why in unlike %}<tr>
 <th scope="row">{{ name }}</th><td colspan="4">{{ why }}</td></tr>{% endfor %}</tbody></table></div>
 </section>{% endif %}
 {% if pictured %}<section><h2>Before and after</h2><p class="soft small">The first prompt of each run's report: of the

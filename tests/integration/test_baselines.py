@@ -15,13 +15,17 @@ import torch
 from safetensors.torch import load_file
 
 from erase import golds, runs, workflow
+from erase.attacks.budget import LEVELS
+from erase.attacks.rows import read_attacks
 from erase.config import load_config
 from erase.errors import InputError
 from erase.evaluation.metrics import scores, verdict
 from erase.evaluation.rows import pairs, read_rows
+from erase.report.schema import read_report
 from erase.runtime import write_json
 from erase.world.small import Recipe, train_small
 from erase.world.vocabulary import SMALL, describe
+from tests.integration.test_attack_run import TINY
 
 CPU = torch.device("cpu")
 QUICK = {"device": "cpu", "evaluate.prompts": 6, "evaluate.steps": 2}
@@ -128,6 +132,23 @@ def test_a_run_is_compared_with_golds_which_are_judged_once(place: Path) -> None
     golds.evaluate(folder, [str(place / "cat-1")])
     assert (made / runs.DONE).stat().st_mtime_ns == written
     assert json.loads((folder / runs.REPORT).read_text())["gold"]["gaps"][0]["floor"] is None
+
+
+def test_a_gold_is_attacked_with_the_cases_of_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LEVELS, "quick", TINY)
+    folder = run(place, "uce", "run-attacked", method__keep_prompts=8)
+    names = ["concept_inversion", "relearning"]
+    golds.attack(folder, [str(place / "cat-0")], "quick", names)
+    (made,) = (folder / golds.FOLDER).glob("cat-0-*")
+    rows, its = (read_attacks(one / runs.ATTACKS) for one in (folder, made))
+    assert {row["model_sha"] for row in rows if row["arm"] == "after"} != {row["model_sha"] for row in its}
+    report = read_report(folder / runs.REPORT)
+    assert {gap.name for gap in report.gold.attacks} >= {f"attack.{name}" for name in names}
+    assert all(gap.n == TINY.cases for gap in report.gold.attacks) and report.gold.gaps
+    assert "Over the gold" in (folder / runs.PAGE).read_text()
+    workflow.attack(folder, "quick", names)
+    report = read_report(folder / runs.REPORT)
+    assert not report.gold.attacks and report.gold.gaps, "attacked without the gold, nothing is said of it"
 
 
 @pytest.mark.parametrize(

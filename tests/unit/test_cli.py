@@ -292,6 +292,15 @@ def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, ca
     monkeypatch.setattr("erase.golds.evaluate", stopped)
     assert main(["eval", "runs/b", "--gold", "g/0", "--gold", "g/1"]) == 130
     assert error_of(capsys).endswith("erase eval runs/b --gold g/0 --gold g/1")
+    given = []
+    monkeypatch.setattr("erase.golds.attack", lambda folder, **more: given.append(more) or stopped(folder))
+    words = ["--attacks", "quick", "--attack", "p4d", "--gold", "g/0", "--cache", "kept"]
+    assert main(["eval", "runs/b", *words]) == 130
+    assert error_of(capsys).endswith(f"erase eval runs/b {' '.join(words)}")
+    assert [given[0][key] for key in ("level", "names", "golds", "cache")] == ["quick", ["p4d"], ["g/0"], Path("kept")]
+    for more in (["runs/c"], ["--rows"], ["--judge", "clip"]):
+        assert main(["eval", "runs/b", *more, *words]) == 2
+    assert len(given) == 1
 
 
 def test_an_eval_that_was_stopped_is_not_reported_as_done(workflow, capsys, monkeypatch):

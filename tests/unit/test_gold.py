@@ -6,18 +6,20 @@ Run: pytest tests/unit/test_gold.py
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from erase import golds
+from erase import golds, runs
 from erase.config import Config, load_config
 from erase.errors import InputError
 from erase.evaluation.gold import gold_gaps
 from erase.evaluation.metrics import NONE
 from erase.report.gold import gold_html
-from erase.report.schema import GapEntry, GoldEntry, Report
+from erase.report.schema import GapEntry, GoldEntry, Report, write_report
+from erase.reporting import add_gold
 from erase.world.vocabulary import SMALL, describe
 
 ROLES = {"forget": "cat", "retain_in": "fox", "neighbour": "fox", "retain_cross": "fox"}
@@ -81,6 +83,25 @@ def test_other_pictures_are_refused() -> None:
             gold_gaps(rows, {"g0": other})
 
 
+def test_gaps_are_of_the_reporting_judge_and_of_judges_that_all_have() -> None:
+    seen = {"object": "cat", "style": "flat"}
+
+    def by(rows: list[dict[str, Any]], **judges: Any) -> list[dict[str, Any]]:
+        return [row | {"judges": {name: row["judges"]["conv"] if own is None else own for name, own in judges.items()}}
+                for row in rows]  # fmt: skip
+
+    run, gold = rows_of({"forget": 0.5}), rows_of({"forget": 0.1})
+    (gap, *_) = gold_gaps(by(run, clip=None), {"g0": by(gold, clip=None)})
+    assert (gap.name, gap.value) == ("forget_accuracy", pytest.approx(0.4))
+    plain = [gap.name for gap in gold_gaps(run, {"g0": gold})]
+    more = [by(rows, conv=None, imagenet=seen) for rows in (run, gold)]
+    assert "forget_accuracy@imagenet" in {gap.name for gap in gold_gaps(more[0], {"g0": more[1]})}
+    for rows, other in ((more[0], gold), (run, more[1])):
+        assert [gap.name for gap in gold_gaps(rows, {"g0": other})] == plain
+    with pytest.raises(InputError, match="gold g0 was judged by imagenet, not by clip"):
+        gold_gaps(by(run, clip=None), {"g0": by(gold, imagenet=None)})
+
+
 def test_the_page_shows_the_gaps_and_escapes_names() -> None:
     report = Report(schema=1, run_id="r", environment={}, config={}, guards={}, scores=[])
     assert gold_html(report) == ""
@@ -89,6 +110,14 @@ def test_the_page_shows_the_gaps_and_escapes_names() -> None:
     page = gold_html(report.model_copy(update={"gold": GoldEntry(sources=list(golds), gaps=gaps)}))
     assert "&lt;b&gt;g0" in page and "<b>g0" not in page
     assert "+0.350" in page and "0.100" in page and "outside it" in page and "noise floor" in page
+
+
+def test_a_gap_within_the_margin_is_called_equivalent() -> None:
+    report = Report(schema=1, run_id="r", environment={}, config={}, guards={}, scores=[])
+    for name, reach, said in (("validity", 0.04, 1), ("validity", 0.06, 0), ("clip_score_forget", 0.04, 0)):
+        gap = GapEntry(name=name, value=0.0, low=-reach, high=0.04, n=40, gold=0.5)
+        page = gold_html(report.model_copy(update={"gold": GoldEntry(sources=["g"], gaps=[gap])}))
+        assert page.count(", equivalent") == said, (name, reach)
 
 
 def test_golds_of_one_basename_are_two(tmp_path: Path) -> None:
@@ -112,12 +141,29 @@ def config(**more: Any) -> Config:
         ({"model": "elsewhere"}, "a run on elsewhere, and this one is on world"),
         ({"evaluate__prompts": 7}, "judged with evaluate.prompts 7"),
         ({"evaluate__steps": 9}, "judged with evaluate.steps 9"),
+        ({"evaluate__judges": ["clip"]}, "judged with evaluate.judges ['clip'], and the run with None"),
     ],
 )
 def test_a_gold_run_of_something_else_is_refused(other: dict[str, Any], says: str) -> None:
     golds._check_run("g", config(), config())
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=re.escape(says)):
         golds._check_run("g", config(**other), config())
+
+
+def test_a_gold_judged_by_another_model_of_one_name_is_refused(tmp_path: Path) -> None:
+    report = Report(schema=1, run_id="r", environment={}, config={}, guards={}, scores=[])
+    for name, model in (("run", "ViT-B-32"), ("g0", "ViT-L-14")):
+        (tmp_path / name).mkdir()
+        write_report(tmp_path / name / runs.REPORT, report.model_copy(update={"judges": {"clip": {"model": model}}}))
+    said = r"gold g0 was judged otherwise, clip differs in model \(ViT-L-14, not ViT-B-32\)"
+    with pytest.raises(InputError, match=said):
+        add_gold(tmp_path / "run", {"g0": tmp_path / "g0"})
+
+
+def test_a_world_is_no_gold_of_two_concepts(tmp_path: Path) -> None:
+    (tmp_path / "world.json").write_text(json.dumps(describe(SMALL.leaving_out("cat"))))
+    with pytest.raises(InputError, match="the run erased cat, fox, and erase world --without leaves out one concept"):
+        golds._settings(tmp_path / "run", config(concept=["cat", "fox"]), str(tmp_path))
 
 
 def test_a_gold_trained_anew_is_judged_anew(tmp_path: Path) -> None:

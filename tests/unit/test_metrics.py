@@ -108,6 +108,7 @@ def test_changes_are_paired():
     found = {c.name: c for c in changes(example())}
     assert found["forget_accuracy"].value == -1 and found["forget_accuracy"].p == pytest.approx(2 / 2**10)
     assert found["retain_accuracy"].value == pytest.approx(-0.3)
+    assert found["retain_accuracy"].discordant == 0.3 and found["clip_score_retain"].discordant is None
     assert found["retain_accuracy"].p == pytest.approx(2 / 2**3)
     assert found["clip_score_retain"].value == pytest.approx(-0.355)
     # All ten fell: of 2^10 signs two are as far off.

@@ -11,8 +11,6 @@ from erase.errors import InputError
 from erase.evaluation.confusion import corrected, rogan_gladen
 from erase.evaluation.power import (
     advice,
-    best_of,
-    exclusion,
     pairs_for,
     prompts_for,
     prompts_to_decide,
@@ -59,11 +57,6 @@ def test_prompts_to_decide_a_verdict():
     # -2 points, 95 % from -7 to 3: a reach of 5 must fall to 3, so (5/3)^2 times the prompts.
     assert prompts_to_decide(-0.02, -0.07, 0.03, 0.05, 200) == math.ceil(200 * 25 / 9) + 1
     assert prompts_to_decide(-0.05, -0.1, 0.0, 0.05, 200) is None
-
-
-def test_bounds_of_nothing_seen_and_best_of_many():
-    assert [round(100 * exclusion(n), 1) for n in (50, 100, 142, 300, 1000)] == [5.8, 3.0, 2.1, 1.0, 0.3]
-    assert [round(best_of(0.01, k), 2) for k in (24, 51)] == [0.21, 0.40]
 
 
 def test_interval_of_a_deviation():

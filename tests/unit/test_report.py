@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from erase.errors import InputError
+from erase.evaluation.findings import Findings, Retention
 from erase.evaluation.metrics import METRICS, Change, Score, changes, scores
 from erase.evaluation.prompts import Ask
 from erase.evaluation.rows import Setting, make_row
@@ -19,6 +20,7 @@ from erase.report.card import write_card
 from erase.report.html import embed, headline, write_html
 from erase.report.plots import losses_svg, read_steps, smooth
 from erase.report.schema import Pair, Picture, build_report, choose_pairs, read_report, write_report
+from erase.report.words import lead
 
 NASTY = "<script>alert('x')</script> & \"cat\" | ```y`"
 CONFIG = {
@@ -273,10 +275,38 @@ def test_a_run_without_a_report_has_a_card(tmp_path):
 
 
 def test_damage_is_named_only_beyond_chance(tmp_path):
-    for high, said in ((-0.01, "Damage beyond chance: other concepts drawn −20 points"), (0.01, "measurably damaged")):
-        change = Change("retain_accuracy", -0.2, -0.4, high, 12, 0.5)
+    """The interval of one change among many misses 0 too often; Holm's p decides."""
+    damaged, unsure = "Damage beyond chance: other concepts drawn −20 points", "No damage is sure"
+    for high, p_holm, said in ((-0.01, 0.04, damaged), (-0.01, 0.2, unsure), (0.01, 0.04, unsure)):
+        change = Change("retain_accuracy", -0.2, -0.4, high, 12, 0.01, p_holm)
         write_report(tmp_path / "report.json", report(changes=[change]))
-        assert said in write_html(tmp_path).read_text()
+        page = write_html(tmp_path).read_text()
+        assert [word for word in (damaged, unsure) if word in page] == [said]
+    old = report(changes=[change]).changes[0].model_copy(update={"high": -0.01, "p_holm": None})
+    assert unsure in lead(report().model_copy(update={"changes": [old]}))[-1], "without p nothing is claimed"
+
+
+def test_where_no_damage_is_sure_the_verdicts_of_non_inferiority_stand():
+    found = [
+        Retention(name, -0.02, -0.05, 0.01, 0.05, verdict, None)
+        for name, verdict in (
+            ("retain_accuracy", "undecided"),
+            ("neighbour_accuracy", "kept"),
+            ("cross_accuracy", "undecided"),
+        )
+    ]
+    said = lead(report(changes=[], findings=Findings(found, [], [], [], [])))[-1]
+    assert said == (
+        "Of what should stay, with a margin of 5 points, undecided: other concepts drawn, other domain drawn; "
+        "kept: near concepts drawn."
+    )
+
+
+def test_what_earlier_runs_erased_comes_back_beyond_chance_only():
+    for p_holm, told in ((0.04, True), (0.2, False)):
+        back = Change("earlier_accuracy.dog", 0.3, 0.1, 0.5, 12, 0.01, p_holm)
+        said = " ".join(lead(report(changes=[back], earlier=["dog"])))
+        assert ("It came back: “dog”" in said) == told
 
 
 def test_curves(tmp_path):
