@@ -109,7 +109,8 @@ def load_imagenet(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: t
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
         model.load_state_dict(state)
         model.eval().requires_grad_(False).to(device)
-        count = model(torch.zeros(1, 3, 224, 224, device=device)).shape[-1]
+        probe = prepare(Image.new("RGB", (64, 64)))  # as it will see pictures: some take one size alone
+        count = model(probe[None].to(device)).shape[-1]
     except Exception as error:  # whatever wrong weights make torch raise
         raise InputError(f"judge {spec.name}: {file} does not fit {wanted} ({first_line(error)})") from None
     if count != CLASSES:

@@ -202,6 +202,13 @@ def test_imagenet_by_torchvision_and_timm(pictures: list[np.ndarray], tmp_path: 
         load(f"imagenet:resnet18,weights={other}")
 
 
+def test_a_classifier_of_a_size_of_its_own_is_taken(pictures: list[np.ndarray], tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_384").state_dict(), file)  # fails on 224 pixels
+    judge = load(f"imagenet:timm/vit_tiny_patch16_384,weights={file}")
+    assert [sight.answer["object"] in judge.labels for sight in judge.look(pictures[:1], [""])] == [True]
+
+
 # NudeNet
 
 
