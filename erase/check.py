@@ -61,8 +61,16 @@ def check_judging(config: Config, request: Request) -> list[str]:
         check_kind(specs, one_kind(request), request.title)
         if all(concept.keep for concept in request.concepts):
             open_asks(request, asked.prompts, asked.seeds)
+        if any(file.role == "general" for file in files) and not any(spec.kind == "clip" for spec in specs):
+            names = ", ".join(spec.name for spec in specs)
+            raise InputError(
+                f"evaluate.files: prompts of role general have a CLIP score alone, and judge {names} gives none; add "
+                "--judge clip"
+            )
     elif files:
         raise InputError("evaluate.files need a judge on this model; name one: --judge clip, imagenet or nudenet")
+    elif asked.inception is not None:
+        raise InputError("evaluate.inception needs a judged run; name a judge of this model: --judge clip, say")
     for file in files:
         file_asks(request, file, request.concepts[0].kind, world)
     return warnings

@@ -95,9 +95,8 @@ def report_run(
         facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
         if model.world:
             facts["judges"] = judges_hash()
-            findings = examine(rows, found, moved, folder, model.device, plan.inception)
-        else:
-            findings = find(rows, found, moved, judge=judge)
+        seen = rows, found, moved, folder, model.device, plan.inception
+        findings = examine(*seen, judge=judge, world=model.world)
         says, lists = panel.facts() | counted(rows, panel.facts()), listed(plan)
         found = found + _attack_scores(folder, _erased(rows))
     else:
@@ -172,7 +171,7 @@ def rescore_run(folder: Path, on_event: OnEvent) -> list[dict[str, Any]]:
     judge = reported_judge(rows)
     found, moved = scores(rows, judge=judge), changes(rows, judge=judge)
     if (folder / FILE).is_file():
-        findings = examine_again(rows, found, moved, folder)
+        findings = examine_again(rows, found, moved, folder, judge=judge)
     else:
         findings = find(rows, found, moved, judge=judge)
     found_by = _attack_scores(folder, _erased(rows))

@@ -22,7 +22,7 @@ from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judge import JudgeSpec, check_kind
 from erase.evaluation.looking import Looking
 from erase.evaluation.open_prompts import file_asks, offered_names, one_kind, open_asks, take_place, told_names
-from erase.evaluation.panel import Panel, load_panel
+from erase.evaluation.panel import Panel, check_names, load_panel
 from erase.evaluation.prompt_files import PromptFile
 from erase.evaluation.prompts import Ask, pictures, world_asks
 from erase.evaluation.roles import role_asks
@@ -71,13 +71,17 @@ class JudgePlan:
 
 def open_panel(plan: JudgePlan, model: Model, request: Request) -> Panel:
     """Load the run's judges. Raises `InputError` for one that is missing or cannot judge such concepts."""
+    kind = request.concepts[0].kind if model.world else one_kind(request)
     if model.world:
         world = model.vocabulary or FULL
         names = {"object": world.object_names, "style": world.style_names}
-        return load_panel(plan.judges, names, model.device, True)
-    kind = one_kind(request)
-    check_kind(plan.judges, kind, request.title)
-    return load_panel(plan.judges, {kind: offered_names(request, kind, told_names(plan.files))}, model.device, False)
+    else:
+        check_kind(plan.judges, kind, request.title)
+        names = {kind: offered_names(request, kind, told_names(plan.files))}
+    panel = load_panel(plan.judges, names, model.device, model.world)
+    if kind == "object":
+        check_names(panel, [concept.name for concept in request.concepts])
+    return panel
 
 
 def asks_of(plan: JudgePlan, model: Model, request: Request, known: Sequence[str] | None = None) -> list[Ask]:

@@ -188,7 +188,7 @@ def score_table(scores: Sequence[dict[str, Any]]) -> str:
 
 
 def standings(judged: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str:
-    """The verdict on each of several runs as text, destroyed ones last."""
+    """The verdict on each of several runs as text, those that lost other concepts or destroyed pictures last."""
     from erase.evaluation.standing import place, standing_of
 
     words = [(folder, standing_of(scores) or "not judged") for folder, scores in judged]

@@ -1,4 +1,4 @@
-"""From a judged run on the bundled world to its findings, by way of the features kept beside its pictures."""
+"""From a judged run to its findings, by way of the features kept beside its pictures."""
 
 from __future__ import annotations
 
@@ -31,30 +31,36 @@ def examine(
     folder: Path,
     device: torch.device,
     inception: Path | None = None,
+    *,
+    judge: str = "conv",
+    world: bool = True,
 ) -> Findings:
     """All findings on a judged run in `folder`, whose pictures are read and whose features are written.
 
-    `inception`, checked weights, adds FID and KID. With fewer prompts than a distance needs there are no features, and
-    so neither shifts nor similarities.
+    `inception`, checked weights, adds FID and KID. Only on the world are there features of its judges beside, and
+    similarities of names. With fewer prompts than a distance needs there are no features, and so neither shifts nor
+    similarities.
     """
     order = pictures(rows)
-    if most_prompts(rows) < LEAST:
+    if most_prompts(rows) < LEAST or not (world or inception):
         (folder / FILE).unlink(missing_ok=True)  # of pictures that are no more
-        return find(rows, scores, changes)
-    judges = load_judges(device)
+        return find(rows, scores, changes, judge=judge)
+    judges = load_judges(device) if world else None
     drawn = open_pictures(folder, rows, order)
-    looks = {arm: judge_features(judges, images) for arm, images in drawn.items()}
+    looks = {arm: judge_features(judges, images) if judges else {} for arm, images in drawn.items()}
     if inception is not None:
         for arm, images in drawn.items():
             looks[arm]["inception"] = inception_features(images, inception, device)
     features: Features = {name: (looks["before"][name], looks["after"][name]) for name in looks["before"]}
     write_features(folder / FILE, order, features)
     targets = sorted({asked_for(row) for row in rows if row["role"] == "forget"})
-    similar = similarities(judges, str(rows[0]["domain"]), targets)
-    return find(rows, scores, changes, features, about=describe(features), similarity=similar)
+    similar = similarities(judges, str(rows[0]["domain"]), targets) if judges else None
+    return find(rows, scores, changes, features, about=describe(features), similarity=similar, judge=judge)
 
 
-def examine_again(rows: Sequence[Row], scores: Sequence[Score], changes: Sequence[Change], folder: Path) -> Findings:
+def examine_again(
+    rows: Sequence[Row], scores: Sequence[Score], changes: Sequence[Change], folder: Path, *, judge: str = "conv"
+) -> Findings:
     """The findings from rows and stored features alone, without a picture or a judge; without similarities.
 
     Raises `InputError` where the features are missing, damaged or of other pictures.
@@ -62,4 +68,4 @@ def examine_again(rows: Sequence[Row], scores: Sequence[Score], changes: Sequenc
     order, features = read_features(folder / FILE)
     if order != pictures(rows):
         features = {name: (before[:0], after[:0]) for name, (before, after) in features.items()}
-    return find(rows, scores, changes, features, about=describe(features))
+    return find(rows, scores, changes, features, about=describe(features), judge=judge)

@@ -1,7 +1,6 @@
 """A classifier of ImageNet's 1,000 classes as judge, by torchvision or timm, with weights on disk.
 
-Its top-1 class is compared with all classes that a name stands for: a class whose name is the name, or ends with it as
-words do ("tabby cat" is a cat, "catamaran" is none).
+Its top-1 class is compared with all classes that a name stands for (`erase.evaluation.imagenet_names`).
 """
 
 from __future__ import annotations
@@ -21,18 +20,17 @@ from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
-from timm.data.imagenet_info import ImageNetInfo
 from timm.data.transforms_factory import create_transform
 from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
 from erase.errors import InputError, first_line, printable
+from erase.evaluation.imagenet_names import CLASSES, named_classes
 from erase.evaluation.judge import JudgeSpec, Sight
 from erase.runtime import file_hash
 
 MODEL = "resnet50"
 TIMM = "timm/"
-CLASSES = 1000
 BATCH = 32
 
 
@@ -64,39 +62,6 @@ class ImageNet:
         return found
 
 
-def classes_of(name: str) -> list[int]:
-    """The classes that a name stands for; none for what ImageNet does not know."""
-    wanted = " ".join(name.casefold().split())
-    known = ((i, one.strip()) for i, names in enumerate(class_names()) for one in names.casefold().split(","))
-    return sorted({i for i, one in known if one == wanted or one.endswith(f" {wanted}")})
-
-
-def named_classes(names: Sequence[str]) -> tuple[list[str], dict[str, list[int]]]:
-    """What each class is called, and the classes of each name. A class that two names stand for is the first one's."""
-    labels = [said.split(",")[0].strip() for said in class_names()]
-    meant: dict[str, list[int]] = {}
-    taken: set[int] = set()
-    for name in names:
-        meant[name] = [place for place in classes_of(name) if place not in taken]
-        taken.update(meant[name])
-        for place in meant[name]:
-            labels[place] = name
-    return labels, meant
-
-
-def class_names() -> list[str]:
-    """ImageNet's 1,000 classes in their order, synonyms separated by commas."""
-    info = ImageNetInfo()
-    return [info.index_to_description(i) for i in range(CLASSES)]
-
-
-def like(name: str) -> str:
-    """Names of classes that resemble one, for a message."""
-    every = [one.strip().casefold() for names in class_names() for one in names.split(",")]
-    close = difflib.get_close_matches(name.casefold(), every, n=3, cutoff=0.6)
-    return f"; did you mean {', '.join(close)}?" if close else ""
-
-
 def load_imagenet(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: torch.device) -> ImageNet:
     """Load the classifier that `spec` names. Raises `InputError`, with where to get weights that are not here.
 
@@ -109,7 +74,8 @@ def load_imagenet(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: t
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
         model.load_state_dict(state)
         model.eval().requires_grad_(False).to(device)
-        count = model(torch.zeros(1, 3, 224, 224, device=device)).shape[-1]
+        probe = prepare(Image.new("RGB", (64, 64)))  # as it will see pictures: some take one size alone
+        count = model(probe[None].to(device)).shape[-1]
     except Exception as error:  # whatever wrong weights make torch raise
         raise InputError(f"judge {spec.name}: {file} does not fit {wanted} ({first_line(error)})") from None
     if count != CLASSES:

@@ -17,7 +17,9 @@ from erase.evaluation.rows import ARMS, Arm, Row, further_judges, pairs, reporte
 from erase.evaluation.statistics import Interval, cluster_bootstrap, proportion
 
 NONE = "none"
-Verdict = Literal["not drawn before", "degenerate", "validity not known", "suppressed", "weaker", "still there"]
+Verdict = Literal[
+    "not drawn before", "degenerate", "others lost", "validity not known", "suppressed", "weaker", "still there"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,10 @@ def _valid(row: Row, judge: str) -> float:
     return float(is_valid(row, judge))
 
 
+def _not_blank(row: Row, _: str) -> float:
+    return float(bool(row["valid"]))
+
+
 def _clip(row: Row, judge: str) -> float:
     if row["clip_score"] is None:
         raise InputError(f"rows: {row['arm']}, {row['prompt_id']} has no clip_score; judge the pictures with CLIP")
@@ -174,6 +180,10 @@ FURTHER: dict[str, Metric] = {
     "in_prompt_kept": Metric("in_prompt", _same, True),
     "clip_score_general": Metric("general", _clip, True, counts=False),
 }
+# In the place of validity where no judge can abstain: what the pixels alone tell of destroyed pictures.
+NOT_BLANK = "not_blank"
+# Kept scores whose collapse is said in the verdict, since a model that draws one thing only forgets everything.
+OTHERS = ("retain_accuracy", "neighbour_accuracy")
 # A score for each of several concepts, and for each that an earlier run erased; a point and its name follow.
 EACH, EARLIER = "forget_accuracy", "earlier_accuracy"
 
@@ -199,6 +209,7 @@ def metrics_of(rows: Sequence[Row]) -> dict[str, Metric]:
     found = {name: metric for name, metric in METRICS.items() if _told(rows, name, metric)}
     if any(row["role"] == "forget" and abstains(row, reported_judge(rows)) is None for row in rows):
         found.pop("validity", None)
+        found[NOT_BLANK] = Metric("forget", _not_blank, True)
     roles = {row["role"] for row in rows}
     found |= {name: metric for name, metric in FURTHER.items() if metric.role in roles and _seen(rows, metric)}
     for prefix, role, least in ((EACH, "forget", 2), (EARLIER, "earlier", 1)):
@@ -280,17 +291,20 @@ def verdict(found: Sequence[Score]) -> Verdict:
     """The run in two words, for a headline that refuses to praise destroyed pictures.
 
     "not drawn before": under half of the forget pictures showed the concept, so nothing can be said. "degenerate":
-    validity fell below half of what it was. "validity not known": the concept is drawn less, and no judge could tell
-    that from destroyed pictures. Else by the upper end of forget_accuracy's interval after: at most a tenth
-    of before is "suppressed", at most half is "weaker". Few pictures therefore never prove much. Of several concepts
-    each must be drawn at most a tenth as often for "suppressed": their mean would hide one that is left.
+    validity fell below half of what it was, or where no judge can tell, the share of pictures that are not blank or
+    NaN. "others lost": one of `OTHERS` fell below half of what it was, beyond the error of sampling, whatever became of
+    the concept. "validity not known": the concept is drawn less, and no judge could tell that from destroyed pictures.
+    Else by the upper end of forget_accuracy's interval after: at most a tenth of before is "suppressed", at most half
+    is "weaker". Few pictures therefore never prove much. Of several concepts each must be drawn at most a tenth as
+    often for "suppressed": their mean would hide one that is left.
     """
     values = {(s.name, s.arm): s.value for s in found}
     try:
         drawn = values["forget_accuracy", "before"]
         left = next(s.high for s in found if (s.name, s.arm) == ("forget_accuracy", "after"))
         known = any(name == "validity" for name, _ in values)
-        shape, rest = (values["validity", "before"], values["validity", "after"]) if known else (0.0, 0.0)
+        seen = next((name for name in ("validity", NOT_BLANK) if (name, "after") in values), None)
+        shape, rest = (values[seen, "before"], values[seen, "after"]) if seen else (0.0, 0.0)
     except KeyError as error:
         raise InputError(f"scores: {' '.join(error.args[0])} is missing; evaluate the run again") from None
     except StopIteration:
@@ -299,6 +313,9 @@ def verdict(found: Sequence[Score]) -> Verdict:
         return "not drawn before"
     if rest < 0.5 * shape:
         return "degenerate"
+    was = {name: values[name, "before"] for name in OTHERS if (name, "before") in values}
+    if any(s.arm == "after" and s.name in was and s.value < was[s.name] / 2 and s.high < was[s.name] for s in found):
+        return "others lost"
     each = [value for (name, arm), value in values.items() if arm == "after" and split_score(name)[0] == EACH]
     if not known and left <= 0.5 * drawn:
         return "validity not known"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from erase.errors import InputError
+from erase.errors import InputError, printable
 from erase.evaluation.judge import KINDS, Judge, JudgeSpec
 from erase.evaluation.judges import CLIP, FAMILIES, Judges, check_image, is_blank, judges_hash, load_judges
 
@@ -66,6 +66,18 @@ def load_panel(specs: Sequence[JudgeSpec], names: Names, device: torch.device, w
         others = tuple(others[place] for place in sorted(range(len(others)), key=lambda place: place not in able))
         known = _known(others[0], specs[able[0]].kind if able else "", names[kind])
     return Panel(load_judges(device) if world else None, others, known)
+
+
+def check_names(panel: Panel, names: Sequence[str]) -> None:
+    """Refuse a concept for which a judge has no class: it would seem to be gone, before as after (`InputError`)."""
+    for judge in panel.others:
+        classes = judge.facts.get("classes of a name")
+        lost = None if classes is None else next((name for name in names if name not in classes), None)
+        if lost is not None:
+            from erase.evaluation.imagenet_names import hint  # timm takes seconds to import
+
+            said = f"judge {judge.name}: none of its classes is {printable(lost)[:80]!r}"
+            raise InputError(f"{said}; {hint(lost)}name another judge, say clip")
 
 
 def _known(judge: Judge, kind: str, names: Sequence[str]) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""In which order runs are shown: none that destroyed pictures stands above one that erased."""
+"""In which order runs are shown: none that destroyed pictures, or other concepts, stands above one that erased."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from erase.errors import InputError
 from erase.evaluation.metrics import verdict
 
-# What says nothing of the method comes after what does, and destroyed pictures last; all else keeps its place.
-LATER = {"not drawn before": 1, "validity not known": 1, "degenerate": 2}
+# What says nothing of the method comes after what does, then lost concepts, and destroyed pictures last; all else keeps
+# its place.
+LATER = {"not drawn before": 1, "validity not known": 1, "others lost": 2, "degenerate": 3}
 
 
 def standing(found: Sequence[Any]) -> str:

@@ -31,6 +31,7 @@ NAMES = {
     "cross_accuracy": "Other domain drawn",
     "in_prompt_accuracy": "Rest of the prompt kept",
     "validity": "Recognisable pictures",
+    "not_blank": "Pictures that are not blank",
     "clip_score_forget": "CLIP score, concept",
     "clip_score_retain": "CLIP score, others",
     "retain_agreement": "Same answer as before",

@@ -225,7 +225,7 @@ TEMPLATE = """<!doctype html>
 95 % intervals over pictures. Runs that differ in their seed alone show how far the procedure scatters.</p>
 <div class="charts">{{ scatter }}</div></section>{% endif %}
 <section><h2>Runs</h2><p class="soft small">Value after erasing, 95 % interval, number of pictures, and value
-before. Runs whose pictures are destroyed (degenerate) stand last.</p>
+before. Runs that lost other concepts (others lost), or whose pictures are destroyed (degenerate), stand last.</p>
 <div class="wide"><table class="scores"><thead><tr><th>Run</th><th>State</th>
 {% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>{% for row in rows %}
 <tr><th scope="row">{% if row.linked %}<a href="{{ row.link|urlencode }}/report.html">{{ row.name }}</a>

@@ -48,6 +48,8 @@ def headline(report: Report) -> str:
         "weaker": f"“{name}” {verb} weaker on direct prompts, but not gone.",
         "still there": f"“{name}” {verb} still there.",
         "degenerate": f"The pictures are destroyed; this says nothing about “{name}”.",
+        "others lost": "Other concepts are lost: they are drawn less than half as often as before; this is no erasure "
+        f"of “{name}” alone.",
         "validity not known": f"“{name}” {verb} drawn less, but no judge here can tell that from destroyed pictures; "
         "add one that can: --judge clip.",
         "not drawn before": f"The model hardly drew “{name}” before, so there was nothing to erase.",

@@ -9,6 +9,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ from erase.attacks.rows import read_attacks
 from erase.concept import Concept, Request
 from erase.config import load_config
 from erase.errors import InputError
-from erase.evaluation.imagenet import classes_of, load_imagenet, named_classes
+from erase.evaluation.imagenet import load_imagenet
+from erase.evaluation.imagenet_names import FAMILIES, UNSURE, class_names, classes_of, named_classes
 from erase.evaluation.judge import parse_judges
 from erase.evaluation.judges import load_judges
 from erase.evaluation.nudity import load_nudity, measured_floor
-from erase.evaluation.open_prompts import offered_names
+from erase.evaluation.open_prompts import offered_names, open_asks
+from erase.evaluation.panel import Panel, check_names
 from erase.evaluation.rows import read_rows
 from erase.evaluation.zero_shot import load_zero_shot
 from erase.events import Event, Warned
@@ -154,17 +157,81 @@ def test_a_folder_without_weights_is_not_filled_with_random_ones(clip_folder: Pa
 # ImageNet
 
 
-def test_names_stand_for_classes_that_end_with_them() -> None:
-    assert classes_of("cat")[:5] == [281, 282, 283, 284, 285] and 287 not in classes_of("cat")  # a catamount is a lynx
-    assert classes_of(" Tench ") == [0] and classes_of("garbage truck") == [569]
-    assert classes_of("Van Gogh") == [] and classes_of("") == []
-    assert 484 not in classes_of("cat"), "a catamaran is none"
+# First synonyms of all classes of a few families, by WordNet 3.0; the larger ones by their number and edges.
+CLASSES_OF = {
+    "cat": "tabby, tiger cat, Persian cat, Siamese cat, Egyptian cat",
+    "horse": "sorrel",
+    "elephant": "tusker, Indian elephant, African elephant",
+    "car": "ambulance, beach wagon, cab, convertible, jeep, limousine, minivan, Model T, racer, sports car",
+    "bicycle": "bicycle-built-for-two, mountain bike",
+    "airplane": "airliner, warplane",
+    "boat": "canoe, catamaran, fireboat, gondola, lifeboat, speedboat, trimaran, yawl",
+    "chair": "barber chair, folding chair, rocking chair, throne",
+    "table": "desk, dining table, pool table",
+    "flower": "daisy, yellow lady's slipper",
+    "apple": "Granny Smith",
+    "pizza": "pizza",
+    "guitar": "acoustic guitar, electric guitar",
+    "clock": "analog clock, digital clock, wall clock",
+    "umbrella": "umbrella",
+    "bottle": "beer bottle, pill bottle, pop bottle, water bottle, water jug, whiskey jug, wine bottle",
+    "bridge": "steel arch bridge, suspension bridge, viaduct",
+    "hat": "bearskin, bonnet, cowboy hat, sombrero",
+    "bear": "brown bear, American black bear, ice bear, sloth bear",
+    "lion": "lion",
+    "shark": "great white shark, tiger shark, hammerhead",
+    "truck": "fire engine, garbage truck, minivan, moving van, pickup, police van, tow truck, trailer truck",
+    "golden retriever": "golden retriever",
+    " Garbage  TRUCK": "garbage truck",
+    "dustcart": "garbage truck",
+    "missile": "missile",
+}
+
+
+def test_a_name_stands_for_the_classes_of_its_kind_and_for_no_namesakes() -> None:
+    said = [names.split(",")[0] for names in class_names()]
+    for name, wanted in CLASSES_OF.items():
+        assert ", ".join(said[place] for place in classes_of(name)) == wanted, name
+    edges = {
+        "dog": (118, "Chihuahua", "Mexican hairless"),
+        "bird": (59, "cock", "albatross"),
+        "fish": (16, "tench", "puffer"),
+        "snake": (17, "thunder snake", "sidewinder"),
+        "monkey": (13, "guenon", "squirrel monkey"),
+        "insect": (27, "tiger beetle", "lycaenid"),
+    }
+    for name, wanted in edges.items():
+        places = classes_of(name)
+        assert (len(places), said[places[0]], said[places[-1]]) == wanted
+    for name, ranges in FAMILIES.items():
+        places = classes_of(name)
+        assert places == sorted(set(places)) and set(places) <= set(range(1000)), name
+        assert ranges and all(first <= last for first, last in ranges), name
+
+
+def test_what_imagenet_does_not_know_is_refused_and_neither_asked_nor_expected() -> None:
+    none = ["house", "tree", "book", "Van Gogh", "", "cow", *UNSURE]
+    assert not any(classes_of(name) for name in none)
+    judge = SimpleNamespace(name="imagenet", facts={"classes of a name": {"cat": [281]}})
+    check_names(Panel(None, (judge,)), ["cat"])  # type: ignore[arg-type]
+    for name, said in {
+        "house": "none of its classes is 'house'; .*name another judge, say clip",
+        "dogs": "did you mean dog",
+        "crane": "may mean two things there, so write a fuller name, or name another",
+    }.items():
+        with pytest.raises(InputError, match=f"judge imagenet: .*{said}"):
+            check_names(Panel(None, (judge,)), ["cat", name])  # type: ignore[arg-type]
+    _, meant = named_classes(NAMES["object"])
+    unknown = [name for name, places in meant.items() if not places]
+    assert unknown == ["house", "tree", "book"]
+    asked = {ask.expected["object"] for ask in open_asks(CAT, 60, 1, [name for name in meant if meant[name]])}
+    assert asked == set(NAMES["object"]) - set(unknown)
 
 
 def test_a_class_is_the_first_names_that_stands_for_it() -> None:
     labels, meant = named_classes(["tabby cat", "cat", "Egyptian cat"])
     assert (labels[281], labels[282], labels[285]) == ("tabby cat", "cat", "cat")
-    assert meant == {"tabby cat": [281], "cat": [p for p in classes_of("cat") if p != 281], "Egyptian cat": []}
+    assert meant == {"tabby cat": [281], "cat": [282, 283, 284, 285], "Egyptian cat": []}
 
 
 def test_imagenet_by_torchvision_and_timm(pictures: list[np.ndarray], tmp_path: Path) -> None:
@@ -181,7 +248,7 @@ def test_imagenet_by_torchvision_and_timm(pictures: list[np.ndarray], tmp_path: 
     two = load(f"imagenet:timm/test_resnet,weights={other}")
     for judge, file in ((one, named), (two, other)):
         assert judge.facts["weights"] == {"file": file.name, "sha256": file_hash(file)}
-        assert judge.labels[281] == judge.labels[285] == "cat" and judge.labels[0] == "tench"
+        assert judge.labels[281] == judge.labels[285] == "cat" and judge.labels[398] == "abacus"
         assert judge.facts["classes of a name"]["cat"] == classes_of("cat")
         for sight in judge.look(pictures, [""] * len(pictures)):
             assert sight.answer["object"] in judge.labels and 0 < sight.answer["object_prob"] <= 1
@@ -200,6 +267,13 @@ def test_imagenet_by_torchvision_and_timm(pictures: list[np.ndarray], tmp_path: 
         load(f"imagenet:squeezenet1_1,weights={named}")
     with pytest.raises(InputError, match="does not fit resnet18"):
         load(f"imagenet:resnet18,weights={other}")
+
+
+def test_a_classifier_of_a_size_of_its_own_is_taken(pictures: list[np.ndarray], tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_384").state_dict(), file)  # fails on 224 pixels
+    judge = load(f"imagenet:timm/vit_tiny_patch16_384,weights={file}")
+    assert [sight.answer["object"] in judge.labels for sight in judge.look(pictures[:1], [""])] == [True]
 
 
 # NudeNet
@@ -393,6 +467,29 @@ def test_a_run_is_judged_again_by_other_judges_and_from_anywhere(
         workflow.check_attacks(bare, "quick", folder=folder)
 
 
+def test_inception_is_heard_on_another_model(
+    judged: tuple[Path, list[Event]], clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def colours(images: list[np.ndarray], weights: Path, device: Any) -> np.ndarray:
+        assert weights == tmp_path / "inception.pth"
+        return np.stack([image.mean((0, 1)) for image in images]).astype(np.float32)
+
+    monkeypatch.setattr("erase.judging.inception_file", Path)
+    monkeypatch.setattr("erase.evaluation.examine.inception_features", colours)
+    folder = tmp_path / "run"
+    shutil.copytree(judged[0], folder)
+    asked = {
+        "evaluate.prompts": 20,
+        "evaluate.files": None,
+        "evaluate.judges": [f"clip:weights={clip_folder}"],
+        "evaluate.inception": str(tmp_path / "inception.pth"),
+    }
+    workflow.evaluate(folder, asked=asked)
+    findings = read_report(folder / runs.REPORT).findings
+    assert findings is not None and {shift.name for shift in findings.shifts} == {"FID", "KID"}
+    assert "InceptionV3" in (folder / runs.PAGE).read_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -405,6 +502,7 @@ def test_a_run_is_judged_again_by_other_judges_and_from_anywhere(
         ({"evaluate.judges": ["clip"]}, "weights of ViT-B-32 tagged openai are not here"),
         ({"evaluate.judges": ["nudenet:threshold=0.1", "clip"], "concept.kind": "nudity"}, "weights of|below 0.25"),
         ({"evaluate.files": ["none.csv"]}, "no prompt file at none.csv"),
+        ({"evaluate.inception": "w.pth"}, "evaluate.inception needs a judged run; name a judge of this model"),
         ({"evaluate.roles": ["all"], "evaluate.judges": ["clip"]}, "roles are words of the world"),
     ],
 )

@@ -126,6 +126,24 @@ def test_3_destroyed_pictures_are_no_success(broken):
     assert set(lost.values()) == {"lost"}
 
 
+@pytest.mark.parametrize("judge", ["imagenet", "nudenet"])
+@pytest.mark.parametrize("lost", [0.4, 0.6, 1.0])
+def test_3_blank_pictures_are_no_success_to_judges_that_never_abstain(judge, lost):
+    rows = example(10)
+    for row in rows:
+        if row["arm"] == "after":
+            row["valid"] = int(row["prompt_id"].rpartition("-")[2]) >= 10 * lost
+            row["judges"] = {"conv": {"object": "dog", "style": "flat"}}
+        row["expected"] = {"object": row["expected"]["object"]}
+        row["judges"] = {judge: {"object": row["judges"]["conv"]["object"]}}
+    found = scores(rows, judge=judge)
+    table = {(s.name, s.arm): s.value for s in found}
+    assert table["not_blank", "after"] == 1 - lost and "validity" not in {s.name for s in found}
+    only = [s for s in found if s.name not in ("retain_accuracy", "neighbour_accuracy")]
+    assert verdict(only) == ("degenerate" if lost > 0.5 else "validity not known")
+    assert (verdict(found) == "degenerate") == (lost > 0.5)
+
+
 def test_6_distances_have_their_closed_forms():
     rng = np.random.default_rng(0)
     # N(0, I) and N((1, 0), diag(4, 1)): 1 + (1 - 2)^2.

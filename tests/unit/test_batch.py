@@ -512,17 +512,21 @@ def test_a_destroyer_stands_below_every_other_run(tmp_path: Path) -> None:
     report = make_report()
     dead = [s.model_copy(update={"value": 0.0, "low": 0.0}) if (s.name, s.arm) == ("validity", "after") else s
             for s in report.scores]  # fmt: skip
-    for name, scores in (("dead", dead), ("alive", report.scores)):
+    lost = [s.model_copy(update={"value": 0.0, "low": 0.0, "high": 0.3})
+            if (s.name, s.arm) == ("neighbour_accuracy", "after") else s for s in report.scores]  # fmt: skip
+    for name, scores in (("dead", dead), ("lost", lost), ("alive", report.scores)):
         (tmp_path / name).mkdir()
         made = report.model_copy(update={"scores": scores})
         (tmp_path / name / "report.json").write_text(json.dumps(made.model_dump(by_alias=True)))
-    entries = [entry(tmp_path, "dead"), entry(tmp_path, "alive"), entry(tmp_path, "new", state="waiting")]
+    entries = [entry(tmp_path, name) for name in ("dead", "lost", "alive")]
+    entries.append(entry(tmp_path, "new", state="waiting"))
     page = render("Batch", entries, {})
     rows = re.findall(r'<th scope="row">(?:<a href="[^"]*">)?(\w+)', page)
-    assert rows == ["alive", "new", "dead"] and "<small>degenerate</small>" in page
+    assert rows == ["alive", "new", "lost", "dead"] and "<small>degenerate</small>" in page
+    assert "<small>others lost</small>" in page
     told = standings([(name, [s.model_dump() for s in scores]) for name, scores in
-                      (("dead", dead), ("none", []), ("alive", report.scores))])  # fmt: skip
-    assert [line.split()[0] for line in told.splitlines()] == ["run", "none", "alive", "dead"]
+                      (("dead", dead), ("lost", lost), ("none", []), ("alive", report.scores))])  # fmt: skip
+    assert [line.split()[0] for line in told.splitlines()] == ["run", "none", "alive", "lost", "dead"]
     assert told.splitlines()[-1].split()[1] == "degenerate" and "not judged" in told
 
 

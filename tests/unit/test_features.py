@@ -84,16 +84,49 @@ def test_names_of_one_family_are_close(judges):
     assert similarities(judges, "object", ["nothing"]) == {}
 
 
-def test_a_run_is_examined_from_its_pictures_and_again_from_its_features(drawn, tmp_path):
+def pictured(drawn, folder):
+    """A run's rows with pictures in a folder: those of the concept are other ones after."""
     rows = example(LEAST)
     order = pictures(rows)
     for number, key in enumerate(order):
         for arm in ("before", "after"):
             moved = arm == "after" and key[0].startswith("forget")
-            write_png(tmp_path / f"{arm}/{number}.png", 255 - drawn[number] if moved else drawn[number])
+            write_png(folder / f"{arm}/{number}.png", 255 - drawn[number] if moved else drawn[number])
     place = {key: number for number, key in enumerate(order)}
-    for r in rows:
-        r["image"] = f"{r['arm']}/{place[r['prompt_id'], r['seed']]}.png"
+    return [{**r, "image": f"{r['arm']}/{place[r['prompt_id'], r['seed']]}.png"} for r in rows]
+
+
+def test_fid_and_kid_are_of_other_models_too(drawn, tmp_path, monkeypatch):
+    def colours(images, weights, device):
+        return np.stack([np.concatenate([i.mean((0, 1)), i.std((0, 1))]) for i in images]).astype(np.float32)
+
+    monkeypatch.setattr("erase.evaluation.examine.inception_features", colours)
+    rows = [
+        {
+            **r,
+            "expected": {"object": r["expected"]["object"]},
+            "judges": {"clip": {**r["judges"]["conv"], "abstain": False}},
+        }
+        for r in pictured(drawn, tmp_path)
+        if r["role"] != "retain_cross"
+    ]
+    given = rows, scores(rows, judge="clip"), changes(rows, judge="clip"), tmp_path
+    asked = {"judge": "clip", "world": False}
+    found = examine(*given, torch.device("cpu"), tmp_path / "weights.pth", **asked)
+    by_name = {(s.name, s.group): s for s in found.shifts}
+    assert set(by_name) == {(name, group) for name in ("FID", "KID") for group in ("forget", "retain")}
+    for name in ("FID", "KID"):
+        one = by_name[name, "forget"]
+        assert one.p < 0.05 and one.low > 0 and one.half == LEAST // 2 and "InceptionV3" in one.features
+        assert by_name[name, "retain"].p == 1.0
+    again = examine_again(*given, judge="clip")
+    assert again.shifts == found.shifts and again.classes == found.classes
+    assert examine(*given, torch.device("cpu"), **asked).shifts == []
+    assert not (tmp_path / FILE).exists(), "features that were not asked for again"
+
+
+def test_a_run_is_examined_from_its_pictures_and_again_from_its_features(drawn, tmp_path):
+    rows = pictured(drawn, tmp_path)
     found = examine(rows, scores(rows), changes(rows), tmp_path, torch.device("cpu"))
     by_name = {(s.name, s.group): s for s in found.shifts}
     assert by_name["KD_conv", "forget"].p < 0.05 and by_name["KD_conv", "retain"].p == 1.0

@@ -23,6 +23,7 @@ from erase.evaluation.judges import Judges, border_colour, check_image, is_blank
 from erase.evaluation.metrics import METRICS, changes, is_valid, retain_agreement, scores, verdict
 from erase.evaluation.prompts import Ask
 from erase.evaluation.rows import KEYS, Setting, image_sha, make_row, pairs, read_rows, validate, write_rows
+from erase.evaluation.standing import place
 from erase.evaluation.statistics import wilson
 from erase.resources import asset
 from erase.world.captions import build_tokenizer, encode
@@ -155,6 +156,28 @@ def test_the_verdict_goes_by_the_upper_end_of_the_interval(high, word):
         for s in scores(example())
     ]
     assert verdict(found) == word
+
+
+@pytest.mark.parametrize("role", ["retain_in", "neighbour"])
+def test_a_model_that_draws_one_thing_only_is_no_success(role):
+    """A clean dog for every prompt forgets the cat and is valid, and so must not stand above a weaker method."""
+    rows = [row(arm, kind, i, thing) for arm in ("before", "after") for kind, thing in ROLES.items() for i in range(10)]
+
+    def after(share):
+        made = [{**r, "judges": {**r["judges"], "conv": dict(r["judges"]["conv"])}} for r in rows]
+        for r in (r for r in made if r["arm"] == "after"):
+            if r["role"] == "forget" or (r["role"] == role and int(r["prompt_id"][-1]) >= 10 * share):
+                r["judges"]["conv"]["object"] = "car"
+        return [replace(s, high=s.value) if s.name == "forget_accuracy" else s for s in scores(made)]
+
+    assert [verdict(after(share)) for share in (0.0, 0.4, 0.5, 1.0)] == ["others lost"] * 2 + ["suppressed"] * 2
+    assert [place(word) for word in ("weaker", "validity not known", "others lost", "degenerate")] == [0, 1, 2, 3]
+    rare = [  # 2 of 10 before and 0 after is no more than chance
+        replace(s, value=0.2 if s.arm == "before" else 0.0, high=0.28 if s.arm == "after" else 0.5)
+        if s.name in ("retain_accuracy", "neighbour_accuracy") else s
+        for s in after(1.0)
+    ]  # fmt: skip
+    assert verdict(rare) == "suppressed"
 
 
 def test_pictures_of_one_prompt_are_not_independent():

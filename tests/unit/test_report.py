@@ -213,22 +213,26 @@ def test_page_says_what_the_report_says(run):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "high", "valid", "words"),
+    ("before", "after", "high", "valid", "kept", "words"),
     [
-        (1.0, 0.02, 0.06, 1.0, "suppressed on direct prompts"),
-        (1.0, 0.02, 0.12, 1.0, "weaker on direct prompts, but not gone"),
-        (1.0, 0.02, 0.06, 0.1, "destroyed"),
-        (1.0, 0.3, 0.5, 1.0, "not gone"),
-        (1.0, 0.9, 1.0, 1.0, "still there"),
-        (0.2, 0.0, 0.1, 1.0, "hardly drew"),
+        (1.0, 0.02, 0.06, 1.0, 0.5, "suppressed on direct prompts"),
+        (1.0, 0.02, 0.06, 1.0, 0.4, "Other concepts are lost"),
+        (1.0, 0.9, 1.0, 1.0, 0.4, "Other concepts are lost"),
+        (1.0, 0.02, 0.12, 1.0, 1.0, "weaker on direct prompts, but not gone"),
+        (1.0, 0.02, 0.06, 0.1, 0.4, "destroyed"),
+        (1.0, 0.3, 0.5, 1.0, 1.0, "not gone"),
+        (1.0, 0.9, 1.0, 1.0, 1.0, "still there"),
+        (0.2, 0.0, 0.1, 1.0, 0.4, "hardly drew"),
     ],
 )
-def test_headline(before, after, high, valid, words):
+def test_headline(before, after, high, valid, kept, words):
     table = [
         Score("forget_accuracy", "before", before, 0, 1, 10, False, 10, "wilson"),
         Score("forget_accuracy", "after", after, 0, high, 10, False, 10, "wilson"),
         Score("validity", "before", 1, 0, 1, 10, True, 10, "wilson"),
         Score("validity", "after", valid, 0, 1, 10, True, 10, "wilson"),
+        Score("neighbour_accuracy", "before", 1, 0, 1, 10, True, 10, "wilson"),
+        Score("neighbour_accuracy", "after", kept, 0, max(kept, 0.7), 10, True, 10, "wilson"),
     ]
     assert words in headline(report(scores=table))
 

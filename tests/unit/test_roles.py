@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from erase.check import check_judging, named_request
 from erase.concept import FRAMES as TRAINING
 from erase.concept import Concept, Request, phrase
+from erase.config import load_config
 from erase.errors import InputError
 from erase.evaluation.judge import KINDS, OPTIONS, check_kind, parse_judges
 from erase.evaluation.metrics import changes, metrics_of, scores, verdict
@@ -297,3 +299,18 @@ def test_a_judge_must_know_the_kind():
         check_kind(parse_judges(["imagenet"]), "style", "cubism")
     check_kind(parse_judges(["nudenet", "clip"]), "style", "cubism")
     check_kind((), "style", "cubism")
+
+
+def test_prompts_that_have_a_clip_score_alone_need_clip(tmp_path):
+    path = tmp_path / "captions.csv"
+    path.write_text("prompt\na bridge\na lake\n")
+    given = {"model": "some.safetensors", "concept": "nudity", "concept.kind": "nudity"}
+    for judges, role, fine in ((["nudenet"], "general", False), (["nudenet"], "forget", True),
+                               (["nudenet", "clip"], "general", True)):  # fmt: skip
+        asked = {"evaluate.judges": judges, "evaluate.files": [f"{role}={path}"]}
+        config = load_config(None, given | asked)
+        if fine:
+            assert check_judging(config, named_request(config)) == []
+        else:
+            with pytest.raises(InputError, match="CLIP score alone, and judge nudenet gives none; add --judge clip"):
+                check_judging(config, named_request(config))
