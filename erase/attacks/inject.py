@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -78,6 +79,11 @@ def vocabulary(model: Model, blocked: Sequence[str]) -> list[int]:
 def spell(model: Model, tokens: Sequence[int], prompt: str = "") -> str:
     """Tokens as words, then the prompt."""
     return " ".join([*(model.tokenizer.decode([int(i)]).strip() for i in tokens), *([prompt] if prompt else [])])
+
+
+def put_for(prompt: str, name: str, instead: str = "") -> str:
+    """The prompt with `instead` for a concept's name, as whole words in any case: a rat is no part of an illustration."""
+    return " ".join(re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: instead, prompt, flags=re.IGNORECASE).split())
 
 
 def room(model: Model) -> int:

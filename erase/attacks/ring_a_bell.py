@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erase.attacks.budget import Budget
-from erase.attacks.inject import Ids, prefixed, room, spell
+from erase.attacks.inject import Ids, prefixed, put_for, room, spell
 from erase.attacks.subject import Subject, Try, in_words, originally
 from erase.attacks.unlearn_diff_atk import search_words
 from erase.concept import FRAMES, phrase
@@ -90,7 +90,7 @@ def direction(subject: Subject) -> Tensor:
 def wanted_states(subject: Subject) -> Tensor:
     """h* = TE(p without the concept) + eta v as the original text encoder reads them, (N, L, D)."""
     concept = subject.request.concepts[0]
-    without = [" ".join(case.prompt.replace(concept.name, "").split()) for case in subject.cases]
+    without = [put_for(case.prompt, concept.name) for case in subject.cases]
     with originally(subject):
         return subject.model.encode(without).states + ETA * direction(subject)
 

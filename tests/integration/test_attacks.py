@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from erase.attacks import concept_inversion as inversion
-from erase.attacks import head_start, inject, relearning
+from erase.attacks import head_start, inject, relearning, ring_a_bell
 from erase.attacks import subject as subjects
 from erase.attacks.bank import noised, original_bank
 from erase.attacks.budget import LEVELS, Budget
@@ -180,6 +180,32 @@ def test_the_new_word_takes_the_place_of_the_name(subject: Subject) -> None:
     plain = model.ids(["a cat on red"])[0].tolist()
     (cat,) = model.tokenizer("cat", add_special_tokens=False).input_ids
     assert ids[0][0].tolist() == [7 if token == cat else token for token in plain]
+
+
+def test_a_name_is_struck_out_as_whole_words_in_any_case() -> None:
+    assert inject.put_for("an illustration of a rat", "rat") == "an illustration of a"
+    assert inject.put_for("A Rat, a rat and Rats", "rat", "<new word>") == "A <new word>, a <new word> and Rats"
+    assert inject.put_for("art by R. Mutt (1917)", "r. mutt (1917)", r"\1") == r"art by \1"
+
+
+def test_the_searches_strike_out_no_part_of_a_word(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, cases = Request((Concept("rat", keep=("dog",)),)), (ask("An illustration of a Rat", 0),)
+    rats, read = replace(subject, request=request, cases=cases, memo={}), []
+    encode = type(subject.model).encode
+    monkeypatch.setattr(
+        type(subject.model), "encode", lambda self, prompts: read.append(prompts) or encode(self, prompts)
+    )
+    ring_a_bell.wanted_states(rats)
+    assert ["An illustration of a"] in read
+    found = inversion.concept_inversion(rats, replace(BUDGET, inversion_steps=0))
+    assert {t.prompt for t in found} == {"An illustration of a <new word>"}
+    model, read = make_subject(build_tiny("sd3")).model, []
+    ids = type(model).ids
+    monkeypatch.setattr(
+        type(model), "ids", lambda self, prompts, name: read.append((name, prompts)) or ids(self, prompts, name)
+    )
+    inversion.renamed(model, ["An illustration of a Rat"], "rat", 7)
+    assert read[-1] == (model.tokenizers[-1], ["An illustration of a"])
 
 
 def test_completion_ends_at_the_erased_and_at_the_original_model(subject: Subject) -> None:
