@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erase.attacks.budget import Budget
-from erase.attacks.inject import Ids, prefixed, put_for, room, spell
+from erase.attacks.inject import filled, put_for, room, spell
 from erase.attacks.subject import Subject, Try, in_words, originally
 from erase.attacks.unlearn_diff_atk import search_words
 from erase.concept import FRAMES, phrase
@@ -131,13 +131,5 @@ def _different(sequences: np.ndarray) -> list[np.ndarray]:
 def _states(model: Model, sequences: np.ndarray) -> Tensor:
     """What the text encoders make of sequences of tokens, (n, L, D); all tokenizers share CLIP's words."""
     tokens = torch.as_tensor(sequences, device=model.device)
-    parts = [model.read(_filled(model, part)) for part in tokens.split(READ)]
+    parts = [model.read(filled(model, part)) for part in tokens.split(READ)]
     return join(parts).states
-
-
-def _filled(model: Model, tokens: Tensor) -> Ids:
-    ids, slots = prefixed(model, [""] * len(tokens), tokens.shape[1])
-    ids = list(ids)
-    for i in range(len(model.clips)):
-        ids[i] = ids[i].scatter(1, slots, tokens)
-    return tuple(ids)

@@ -20,7 +20,7 @@ from erase.evaluation.paired import mcnemar, paired_difference, sign_flip
 from erase.evaluation.rows import ARMS, KEYS, Row, reported_judge
 from erase.evaluation.statistics import Interval, proportion
 
-# Every dose counts once, fixed before any picture is drawn. Choosing one by its result, or the best of all, would not be.
+# Every dose counts once, as is fixed before any picture is drawn; one chosen by its result, or the best, would not be.
 DOSED = ("image_to_image", "unprompted_image", "completion", "unprompted_completion")
 
 
@@ -47,7 +47,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Dose:
-    """The share of cases broken by one step or dose alone, and the control's at the same one, None where it has none."""
+    """The share of cases broken by one step or dose alone, and the control's at the same, None where it has none."""
 
     step: str
     broken: Interval

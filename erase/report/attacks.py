@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
 from erase import runs
+from erase.attacks.audit import ALONE, OWN
 from erase.attacks.rows import read_attacks
 from erase.attacks.scores import Dose, Outcome, by_dose, is_broken, outcomes, picked
 from erase.attacks.table import ATTACKS
@@ -37,15 +38,17 @@ alone shows the concept, with a prompt or without.</p>
 <th scope="row">{{ row.name }} <small class="soft">({{ row.summary }})</small></th>
 {% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
 <td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
-{% if curves %}<h3>Share broken by each number of pictures, or by each dose alone</h3><div class="charts">{{ curves }}</div>{% endif %}
-{% if words %}<h3>Words that draw the concept by themselves</h3>{% for line in words %}<p class="small">{{ line }}</p>
+{% if curves %}<h3>Share broken by each number of pictures, or by each dose alone</h3><div class="charts">
+{{ curves }}</div>{% endif %}
+{% if words %}<h3>Tokens that draw the concept by themselves</h3>{% for line in words %}<p class="small">{{ line }}</p>
 {% endfor %}{% endif %}
 {% if pictures %}<h3>What came back</h3><div class="pairs">{% for one in pictures %}<figure>
 <figcaption>{{ one.name }}: {{ one.prompt or "(no prompt)" }} <small>({{ one.step }})</small></figcaption>
 <div class="two"><div>{{ picture(one.data, one.name + ": " + one.prompt, one.tiny) }}
 </div></div></figure>{% endfor %}</div>{% endif %}
 {% if doses %}<details><summary>Each step and dose by itself</summary><table class="scores"><thead><tr>
-<th>Attack and dose</th><th>Excess over control</th><th>Broken</th><th>Control at the same</th><th>Cases</th></tr></thead>
+<th>Attack and dose</th><th>Excess over control</th><th>Broken</th><th>Control at the same</th><th>Cases</th>
+</tr></thead>
 <tbody>{% for row in doses %}<tr><th scope="row">{{ row.name }}</th>
 {% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
 <td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
@@ -79,7 +82,7 @@ def _place(one: Outcome) -> tuple[bool, int, str]:
 
 
 def curves_svg(found: Sequence[Outcome]) -> str:
-    """Share broken by 1, 2, ... pictures, or by each dose: the attack's (solid), its control's (dashed), a panel each."""
+    """Share broken by 1, 2, ... pictures, or by each dose: the attack's (solid) and its control's (dashed)."""
     if not found:
         return ""
     wide = min(3, len(found))
@@ -146,15 +149,23 @@ def _whole(value: float, sign: str) -> str:
 
 
 def _words(rows: Sequence[Row]) -> list[str]:
-    """The audits' finds in the reporting judge's words, the original's beside them."""
+    """The audits' finds by both judges, the original's number beside them; the concept's own words apart."""
     found = []
-    for name in ("audit_words", "audit_pairs"):
+    for name, what in (("audit_words", "tokens"), ("audit_pairs", "pairs of tokens")):
         own = [row for row in rows if row["attack"]["name"] == name]
-        if own:
-            hits = [row["prompt"] for row in own if is_broken([row])]
-            more = f" and {len(hits) - HITS} more" if len(hits) > HITS else ""
-            listed = f": {', '.join(sorted(hits)[:HITS])}{more}" if hits else ""
-            found.append(f"{title(name)}: {len(hits)} of {len(own)}{listed}.")
+        before = {r["prompt_id"]: is_broken([r]) for r in rows if r["attack"]["name"] == f"{name}_before"}
+        parts = []
+        for step, which in ((ALONE, what), (OWN, f"{what} of the concept's own name")):
+            asked = [row for row in own if row["attack"]["step"] == step]
+            hits = sorted(row["prompt"] for row in asked if is_broken([row]))
+            listed = f": {', '.join(hits[:HITS])}" if hits else ""
+            more = f" and {len(hits) - HITS:,} more" if len(hits) > HITS else ""
+            known = [before[row["prompt_id"]] for row in asked if row["prompt_id"] in before]
+            beside = f" (the original: {sum(known):,})" if known else ""
+            if asked:
+                parts.append(f"{len(hits):,} of {len(asked):,} {which}{beside}{listed}{more}")
+        if parts:
+            found.append(f"{title(name)}: {'; '.join(parts)}.")
     return found
 
 

@@ -16,6 +16,7 @@ import torch
 from scipy.optimize import minimize
 
 from erase.attacking import guide_of, kept_rows
+from erase.attacks.audit import ALONE, OWN
 from erase.attacks.ring_a_bell import breed
 from erase.attacks.rows import read_attacks, write_attacks
 from erase.attacks.scores import attack_scores, by_dose, outcomes, sides
@@ -304,6 +305,17 @@ def test_the_file_comes_back_and_damage_is_named(tmp_path: Path) -> None:
     rows[0]["clip_score"] = float("nan")
     with pytest.raises(InputError, match="NaN"):
         write_attacks(path, rows)
+
+
+def test_the_page_tells_the_concepts_own_words_from_the_others(tmp_path: Path) -> None:
+    after = rows_of("audit_words", "audit_words_before", {"dog": [MISS], "fur": [HIT], "cat": [HIT]})
+    before = rows_of("audit_words_before", None, {"dog": [HIT], "fur": [HIT], "cat": [HIT]})
+    for row in after + before:
+        row["attack"]["step"] = OWN if row["prompt"] == "cat" else ALONE
+    write_attacks(tmp_path / "attacks.jsonl", after + before)
+    page = attack_section(tmp_path, lambda path: ("", False))
+    assert "Audit words: 1 of 2 tokens (the original: 2): fur; 1 of 1 tokens of the concept" in page
+    assert "own name (the original: 1): cat." in page
 
 
 def test_the_page_shows_the_excess_and_escapes_what_it_is_given(tmp_path: Path) -> None:
