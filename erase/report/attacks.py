@@ -133,9 +133,11 @@ def _row(one: Outcome) -> dict[str, object]:
 def _cells(one: Outcome | Dose) -> list[tuple[str, str, str]]:
     """(label, value, interval) of the excess, the attack and the control; a dash for what there is not."""
     found = (("excess over control", one.excess), ("broken", one.broken), ("control", one.control_broken))
-    return [
-        (label, *(_shown(value, signed=label.startswith("excess")) if value else ("–", ""))) for label, value in found
-    ]
+    cells: list[tuple[str, str, str]] = []
+    for label, interval in found:
+        value, reach = _shown(interval, signed=label.startswith("excess")) if interval else ("–", "")
+        cells.append((label, value, reach))
+    return cells
 
 
 def _shown(found: Interval, *, signed: bool = False) -> tuple[str, str]:
