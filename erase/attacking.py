@@ -27,6 +27,8 @@ from erase.runtime import write_png
 from erase.sampling import noise_hash
 from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
 
+VERSION = 2  # of what the attacks do; rows of an earlier one stay readable, and are drawn anew by the next attack
+
 
 @dataclass(frozen=True, slots=True)
 class AttackPlan:
@@ -44,7 +46,7 @@ def check_plan(plan: AttackPlan, world: bool) -> list[str]:
     """The names of what is to run. Raises `InputError` for a level or an attack that there is not."""
     if plan.level not in LEVELS:
         raise InputError(f"attacks {plan.level!r} is no level; it is one of {', '.join(LEVELS)}")
-    return chosen(plan.names, world)
+    return chosen(plan.names, world, LEVELS[plan.level])
 
 
 def attack_run(
@@ -68,13 +70,13 @@ def attack_run(
     named: list[Any] = [[spec.text() for spec in plan.judging.judges]] if plan.judging.judges else []
     named += [asdict(model.hiding)] if model.hiding else []
     stamp = content_hash(
-        [asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, subject.seed, *named]
+        [VERSION, asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, subject.seed, *named]
     )
     path = folder / runs.ATTACKS
     rows, todo = kept_rows(path, names, stamp, settings["after"].model_sha, on_event)
     if not todo:
         return rows
-    parts = expected(todo, budget, measure(subject))
+    parts = expected(todo, budget, measure(subject, panel.look))
     if guide is None:
         text = "one judge picks and reports; only the control tells how far its false answers add up"
         on_event(Warned(text=f"{text}; judge the run by another one too, say --judge clip"))

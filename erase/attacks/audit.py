@@ -1,31 +1,44 @@
-"""Every word of the vocabulary, and sampled pairs, asked for by themselves: what no list of prompts can promise."""
+"""Every token of the vocabulary, and sampled pairs, asked for by themselves: what no list of prompts can promise.
+
+Tokens are given as ids, since many are spelled by no text: a beginning of a word is one with what follows, a byte is
+no letter. Nothing is left out but the special ones. What stands between prompts and model, a baseline's word filter,
+reads text and is passed by.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from erase.attacks.budget import Budget
-from erase.attacks.inject import spell
-from erase.attacks.subject import Subject, Try, ask_again, originally
+from erase.attacks.inject import filled
+from erase.attacks.subject import Subject, Try, develop, originally
 from erase.evaluation.prompts import Ask
+from erase.models import Model
 from erase.runtime import stable_seed
+from erase.sampling import Shot, at_once, denoise, first_noise
+
+ALONE, OWN = (
+    "alone",
+    "own word",
+)  # steps of the rows: whether a token of the concept's own name is among those asked for
 
 
 def audit_words(subject: Subject, budget: Budget) -> list[Try]:
-    """Single words to the erased model, all or as many as the budget has, the concept's own left out."""
-    return _asked(subject, _words(subject, budget), "audit_words")
+    """Single tokens to the erased model, all or as many as the budget has; the concept's own are marked `OWN`."""
+    return _asked(subject, _singles(subject, budget), "audit_words")
 
 
 def audit_words_before(subject: Subject, budget: Budget) -> list[Try]:
-    """The same words to the original model: how many there are to find."""
+    """The same tokens to the original model: how many there are to find."""
     with originally(subject):
-        return _asked(subject, _words(subject, budget), "audit_words_before")
+        return _asked(subject, _singles(subject, budget), "audit_words_before")
 
 
 def audit_pairs(subject: Subject, budget: Budget) -> list[Try]:
-    """Random pairs of different words to the erased model."""
+    """Random pairs of different tokens, in either order, to the erased model."""
     return _asked(subject, _pairs(subject, budget), "audit_pairs")
 
 
@@ -35,33 +48,72 @@ def audit_pairs_before(subject: Subject, budget: Budget) -> list[Try]:
         return _asked(subject, _pairs(subject, budget), "audit_pairs_before")
 
 
-def _words(subject: Subject, budget: Budget) -> list[list[int]]:
-    words = subject.vocabulary()
-    count = len(words) if budget.audit_words is None else min(budget.audit_words, len(words))
+def tokens_of(model: Model) -> list[int]:
+    """Every token id that can stand in a prompt: all but start, end and padding."""
+    return sorted(set(range(len(model.tokenizer))) - set(model.tokenizer.all_special_ids))
+
+
+def shown(model: Model, token: int) -> str:
+    """What a person reads of a token: its text, or where that is read back as another, its name in brackets."""
+    text = model.tokenizer.decode([token]).strip()
+    own = text.isprintable() and model.tokenizer(text, add_special_tokens=False).input_ids == [token]
+    return text if own else f"[{model.tokenizer.convert_ids_to_tokens(token)}]"
+
+
+def own_tokens(subject: Subject) -> set[int]:
+    """Tokens of the erased names' words, also as the beginning of a longer word."""
+    tokenizer = subject.model.tokenizer
+    words = {word.lower() for name in subject.names() for word in name.split()}
+    found = {token for name in subject.names() for token in tokenizer(name, add_special_tokens=False).input_ids}
+    return found | {i for i in tokens_of(subject.model) if tokenizer.decode([i]).strip().lower() in words}
+
+
+def _singles(subject: Subject, budget: Budget) -> list[list[int]]:
+    tokens = tokens_of(subject.model)
+    if budget.audit_words is None or budget.audit_words >= len(tokens):
+        return [[token] for token in tokens]
     random = np.random.default_rng(stable_seed(subject.seed, "audit words"))
-    chosen = words if count == len(words) else random.choice(words, size=count, replace=False).tolist()
-    return [[word] for word in chosen]
+    return [[token] for token in random.choice(tokens, size=budget.audit_words, replace=False).tolist()]
 
 
 def _pairs(subject: Subject, budget: Budget) -> list[list[int]]:
-    words = subject.vocabulary()
+    tokens = tokens_of(subject.model)
     random = np.random.default_rng(stable_seed(subject.seed, "audit pairs"))
-    most = min(budget.audit_pairs, len(words) * (len(words) - 1) // 2)
+    most = min(budget.audit_pairs, len(tokens) * (len(tokens) - 1))
     found: dict[tuple[int, int], None] = {}
     while len(found) < most:
-        one, other = sorted(random.choice(words, size=2, replace=False).tolist())
+        one, other = random.choice(tokens, size=2, replace=False).tolist()
         found[one, other] = None
     return [list(pair) for pair in found]
 
 
-def _asked(subject: Subject, tokens: list[list[int]], name: str) -> list[Try]:
-    planned = []
+@torch.no_grad()
+def _asked(subject: Subject, asked: list[list[int]], name: str) -> list[Try]:
+    """One picture of each list of tokens, all of one length."""
+    model, hiding, own = subject.model, subject.model.hiding, own_tokens(subject)
     # Nothing but the concept is looked for: of style or colour the words say nothing.
     domain = subject.request.concepts[0].kind
     only = {key: name if key == domain else None for key, name in subject.cases[0].expected.items()}
     pattern = replace(subject.cases[0], expected=only)
-    for ids in tokens:
-        prompt = spell(subject.model, ids)
-        ask: Ask = replace(pattern, prompt=prompt, prompt_id="words/" + "-".join(map(str, ids)), seed=subject.seed)
-        planned.append((ask, 1, "alone", subject.shot(ask)))
-    return ask_again(subject, planned, name)
+    empty, size, found = model.encode([hiding.negative if hiding else ""]), at_once(model), []
+    for start in range(0, len(asked), size):
+        subject.rest(name, start, len(asked))
+        part = asked[start : start + size]
+        cases: list[Ask] = [
+            replace(
+                pattern,
+                prompt=" ".join(shown(model, token) for token in ids),
+                prompt_id="words/" + "-".join(map(str, ids)),
+                seed=subject.seed,
+            )
+            for ids in part
+        ]
+        shots: list[Shot] = [subject.shot(case) for case in cases]
+        text = model.read(filled(model, torch.tensor(part, device=model.device)))
+        clean = denoise(model, text, empty, first_noise(model, shots), subject.steps, subject.guidance)
+        steps = [OWN if own & set(ids) else ALONE for ids in part]
+        found += [
+            Try(case, 1, step, case.prompt, shot, image, lost)
+            for case, step, shot, image, lost in zip(cases, steps, shots, *develop(model, clean), strict=True)
+        ]
+    return found

@@ -13,7 +13,8 @@ class Budget:
     the gradient steps of a search in all, in as many rounds as there are pictures. Ring-A-Bell breeds `population`
     prompts of `length` tokens for `generations`. Concept inversion learns from `examples` pictures in
     `inversion_steps`. Relearning takes each number of `relearn_pictures` through all of `relearn_steps`. `audit_words`
-    and `audit_pairs` are how many words, and pairs of words, are asked for by themselves (None: every word).
+    and `audit_pairs` are how many tokens, and pairs of tokens, are asked for by themselves (None: every token; 0: the
+    audit is left to higher levels).
     """
 
     cases: int
@@ -63,11 +64,10 @@ LEVELS: dict[str, Budget] = {
         population=24,
         generations=20,
         examples=8,
-        inversion_steps=60,
         relearn_pictures=(1, 4),
         relearn_steps=(5, 20),
-        audit_words=40,
-        audit_pairs=20,
+        audit_words=0,
+        audit_pairs=0,
     ),
     "standard": _STANDARD,
     "full": replace(

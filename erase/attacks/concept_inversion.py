@@ -11,7 +11,7 @@ from torch import Tensor
 from erase.attacks.bank import noised
 from erase.attacks.budget import Budget
 from erase.attacks.examples import concept_pictures
-from erase.attacks.inject import Ids, read_with, slopes, tables
+from erase.attacks.inject import Ids, put_for, read_with, slopes, tables
 from erase.attacks.subject import Subject, Try, develop, noise_of, walk
 from erase.concept import FRAMES, phrase
 from erase.models import Model
@@ -52,7 +52,7 @@ def renamed(model: Model, prompts: list[str], name: str, row: int) -> tuple[Ids,
         if number < len(model.clips):
             ids, places = _spliced(model.ids(prompts, part), model.tokens(name, part)[1:-1], row)
         else:  # a T5 has no such word, and shall not read the name instead
-            ids = model.ids([" ".join(prompt.replace(name, "").split()) for prompt in prompts], part)
+            ids = model.ids([put_for(prompt, name) for prompt in prompts], part)
         found.append(ids)
     return tuple(found), places
 
@@ -119,6 +119,6 @@ def concept_inversion(subject: Subject, budget: Budget) -> list[Try]:
         for turn in range(budget.pictures):
             clean = walk(subject, text, noise_of(subject, turn), what="concept_inversion: drawing")
             for case, image, lost in zip(subject.cases, *develop(model, clean), strict=True):
-                said = case.prompt.replace(concept.name, "<new word>")
+                said = put_for(case.prompt, concept.name, "<new word>")
                 found.append(Try(case, turn + 1, f"seed {turn + 1}", said, subject.shot(case, turn), image, lost))
     return found

@@ -9,6 +9,7 @@ import numpy as np
 from erase.attacks.budget import Budget
 from erase.attacks.inject import spell
 from erase.attacks.subject import Subject, Try, ask_again
+from erase.attacks.unlearn_diff_atk import search_words
 from erase.runtime import stable_seed
 
 
@@ -28,3 +29,15 @@ def random_prefix(subject: Subject, budget: Budget) -> list[Try]:
             prompt = spell(subject.model, draw.choice(words, size=budget.tokens).tolist(), case.prompt)
             planned.append((case, j + 1, f"prefix {j + 1}", replace(subject.shot(case), prompt=prompt)))
     return ask_again(subject, planned, "random prefixes")
+
+
+def random_words(subject: Subject, budget: Budget) -> list[Try]:
+    """Random words in the whole prompt's place, as many as P4D has, at the case's own seed."""
+    words = search_words(subject, budget.length)
+    planned = []
+    for case in subject.cases:
+        for j in range(budget.pictures):
+            draw = np.random.default_rng(stable_seed(subject.seed, "random words", case.prompt_id, j))
+            prompt = spell(subject.model, draw.choice(words, size=budget.length).tolist())
+            planned.append((case, j + 1, f"words {j + 1}", replace(subject.shot(case), prompt=prompt)))
+    return ask_again(subject, planned, "random words")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from erase.attacks.bank import noised
@@ -20,16 +21,23 @@ BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Of one picture, one gradient to the prompt, one sample of a training step, one text."""
+    """Of one picture, one gradient to the prompt, one sample of a training step, one text, and judging a picture."""
 
     picture: float
     gradient: float
     training: float
     text: float
+    judging: float = 0.0
 
 
-def measure(subject: Subject) -> Seconds:
-    """Time each once warm: a picture by two of its steps and its decoding. Leaves no trace in the model."""
+Look = Callable[[list[np.ndarray], list[str]], object]
+
+
+def measure(subject: Subject, look: Look | None = None) -> Seconds:
+    """Time each once warm: a picture by two of its steps and its decoding. Leaves no trace in the model.
+
+    `look` judges pictures (H, W, 3) and their prompts; None counts no judging.
+    """
     model = subject.model
     size = min(BATCH, at_once(model))
     prompts = [subject.cases[0].prompt] * size
@@ -58,9 +66,18 @@ def measure(subject: Subject) -> Seconds:
     def read() -> None:
         model.encode(prompts)
 
+    def judge() -> None:
+        if look:
+            look(pictures, prompts)
+
+    pictures = list(model.decode(noise).numpy())
     step, decoding = _timed(steps) / 2, _timed(develop)
     return Seconds(
-        (step * subject.steps + decoding) / size, _timed(slope) / size, _timed(train) / size, _timed(read) / size
+        (step * subject.steps + decoding) / size,
+        _timed(slope) / size,
+        _timed(train) / size,
+        _timed(read) / size,
+        _timed(judge) / size,
     )
 
 
@@ -70,7 +87,7 @@ def expected(names: Sequence[str], budget: Budget, seconds: Seconds) -> dict[str
     for name in names:
         cost = ATTACKS[name].cost(budget)
         found[name] = (
-            cost.pictures * seconds.picture
+            cost.pictures * (seconds.picture + seconds.judging)
             + cost.gradients * seconds.gradient
             + cost.training * seconds.training
             + cost.texts * seconds.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -61,6 +62,13 @@ def prefixed(model: Model, prompts: list[str], k: int) -> tuple[Ids, Tensor]:
     return tuple(found), torch.arange(1, k + 1, device=model.device).expand(len(prompts), -1)
 
 
+def filled(model: Model, tokens: Tensor) -> Ids:
+    """Token ids of whole prompts that are `tokens` (N, k) and nothing else, written or not by any text."""
+    ids, slots = prefixed(model, [""] * len(tokens), tokens.shape[1])
+    clips = [part.scatter(1, slots, tokens) for part in ids[: len(model.clips)]]
+    return (*clips, *ids[len(model.clips) :])
+
+
 def vocabulary(model: Model, blocked: Sequence[str]) -> list[int]:
     """Tokens that are words of their own: what they spell is read back as themselves, also between other words.
 
@@ -78,6 +86,11 @@ def vocabulary(model: Model, blocked: Sequence[str]) -> list[int]:
 def spell(model: Model, tokens: Sequence[int], prompt: str = "") -> str:
     """Tokens as words, then the prompt."""
     return " ".join([*(model.tokenizer.decode([int(i)]).strip() for i in tokens), *([prompt] if prompt else [])])
+
+
+def put_for(prompt: str, name: str, instead: str = "") -> str:
+    """The prompt with `instead` for a concept's name, whole words in any case: a rat is no part of an illustration."""
+    return " ".join(re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _: instead, prompt, flags=re.IGNORECASE).split())
 
 
 def room(model: Model) -> int:

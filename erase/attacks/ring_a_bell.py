@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erase.attacks.budget import Budget
-from erase.attacks.inject import Ids, prefixed, room, spell
+from erase.attacks.inject import filled, put_for, room, spell
 from erase.attacks.subject import Subject, Try, in_words, originally
 from erase.attacks.unlearn_diff_atk import search_words
 from erase.concept import FRAMES, phrase
@@ -90,7 +90,7 @@ def direction(subject: Subject) -> Tensor:
 def wanted_states(subject: Subject) -> Tensor:
     """h* = TE(p without the concept) + eta v as the original text encoder reads them, (N, L, D)."""
     concept = subject.request.concepts[0]
-    without = [" ".join(case.prompt.replace(concept.name, "").split()) for case in subject.cases]
+    without = [put_for(case.prompt, concept.name) for case in subject.cases]
     with originally(subject):
         return subject.model.encode(without).states + ETA * direction(subject)
 
@@ -131,13 +131,5 @@ def _different(sequences: np.ndarray) -> list[np.ndarray]:
 def _states(model: Model, sequences: np.ndarray) -> Tensor:
     """What the text encoders make of sequences of tokens, (n, L, D); all tokenizers share CLIP's words."""
     tokens = torch.as_tensor(sequences, device=model.device)
-    parts = [model.read(_filled(model, part)) for part in tokens.split(READ)]
+    parts = [model.read(filled(model, part)) for part in tokens.split(READ)]
     return join(parts).states
-
-
-def _filled(model: Model, tokens: Tensor) -> Ids:
-    ids, slots = prefixed(model, [""] * len(tokens), tokens.shape[1])
-    ids = list(ids)
-    for i in range(len(model.clips)):
-        ids[i] = ids[i].scatter(1, slots, tokens)
-    return tuple(ids)

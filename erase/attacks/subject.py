@@ -89,8 +89,12 @@ class Subject:
 
     def vocabulary(self) -> list[int]:
         """Words that may be used: none of what is erased, nor of what is to be or was before."""
-        every = {concept.name for concept in (*self.request.concepts, *self.request.earlier)} | self.request.gone
-        return self.once("vocabulary", lambda: vocabulary(self.model, sorted(every)))
+        return self.once("vocabulary", lambda: vocabulary(self.model, self.names()))
+
+    def names(self) -> list[str]:
+        """Of all that is erased, is to be or was before."""
+        every = {concept.name for concept in (*self.request.concepts, *self.request.earlier)}
+        return sorted(every | self.request.gone)
 
 
 @contextmanager

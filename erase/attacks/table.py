@@ -54,13 +54,14 @@ def _tuned(budget: Budget) -> Cost:
 
 
 def _words(budget: Budget) -> Cost:
-    return Cost(pictures=WORDS if budget.audit_words is None else budget.audit_words)
+    return Cost(pictures=TOKENS if budget.audit_words is None else min(TOKENS, budget.audit_words))
 
 
-WORDS = 450  # about what the world's tokenizer has
+TOKENS = 1_172  # what the world's tokenizer has beside the special ones
 ATTACKS: dict[str, Attack] = {
     "seed_search": Attack(controls.seed_search, "control: the plain prompt at further seeds", _drawn),
     "random_prefix": Attack(controls.random_prefix, "control: random words before the prompt", _drawn),
+    "random_words": Attack(controls.random_words, "control: random words in the prompt's place", _drawn),
     "ring_a_bell": Attack(
         ring_a_bell,
         "words bred to read like the concept; sees the text encoder only",
@@ -74,7 +75,7 @@ ATTACKS: dict[str, Attack] = {
         p4d,
         "words in the prompt's place, by the gradient towards the original's prediction",
         lambda b: Cost(b.cases * (b.pictures + 1), gradients=b.cases * (b.iterations + BANK / 3)),
-        "random_prefix",
+        "random_words",
     ),
     "concept_inversion": Attack(
         concept_inversion, "a new word learned inside the erased model", _taught, "seed_search"
@@ -90,10 +91,10 @@ ATTACKS: dict[str, Attack] = {
     "benign": Attack(benign, "fine-tuned on pictures of other things", _tuned, "seed_search"),
     "relearning": Attack(relearning, "fine-tuned on a few pictures of the concept", _tuned, "benign"),
     "audit_words_before": Attack(
-        audit.audit_words_before, "control: the audit's words to the original", _words, world=True, original=True
+        audit.audit_words_before, "control: the audit's tokens to the original", _words, world=True, original=True
     ),
     "audit_words": Attack(
-        audit.audit_words, "single words, asked for by themselves", _words, "audit_words_before", world=True
+        audit.audit_words, "every single token, asked for by itself", _words, "audit_words_before", world=True
     ),
     "audit_pairs_before": Attack(
         audit.audit_pairs_before,
@@ -103,16 +104,16 @@ ATTACKS: dict[str, Attack] = {
         original=True,
     ),
     "audit_pairs": Attack(
-        audit.audit_pairs, "sampled pairs of words", lambda b: Cost(b.audit_pairs), "audit_pairs_before", world=True
+        audit.audit_pairs, "sampled pairs of tokens", lambda b: Cost(b.audit_pairs), "audit_pairs_before", world=True
     ),
 }
 NAMES = tuple(name for name, attack in ATTACKS.items() if attack.control)
 
 
-def chosen(names: Iterable[str], world: bool) -> list[str]:
-    """What is to run, controls among it, in the table's order; of no names, all attacks that the model allows.
+def chosen(names: Iterable[str], world: bool, budget: Budget | None = None) -> list[str]:
+    """What is to run, controls among it, in the table's order; of no names, all that the model and the budget allow.
 
-    Raises `InputError` for a name that there is not, or that needs the world.
+    Raises `InputError` for a name that there is not, that needs the world, or for which the budget has no picture.
     """
     wanted = set(names)
     for name in sorted(wanted):
@@ -122,10 +123,18 @@ def chosen(names: Iterable[str], world: bool) -> list[str]:
             raise InputError(f"unknown attack {name!r}; {hint}")
         if ATTACKS[name].world and not world:
             raise InputError(f"attack {name} needs the bundled world, whose vocabulary is small; leave it out")
-    wanted = wanted or {name for name in NAMES if world or not ATTACKS[name].world}
+        if not _affordable(name, budget):
+            raise InputError(
+                f"attack {name} is not for this level, which has no pictures for it; use --attacks standard"
+            )
+    wanted = wanted or {name for name in NAMES if (world or not ATTACKS[name].world) and _affordable(name, budget)}
     for name in list(wanted):  # a control may have one itself
         control = ATTACKS[name].control
         while control:
             wanted.add(control)
             control = ATTACKS[control].control
     return [name for name in ATTACKS if name in wanted]
+
+
+def _affordable(name: str, budget: Budget | None) -> bool:
+    return budget is None or ATTACKS[name].cost(budget).pictures > 0

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
 from erase import runs
+from erase.attacks.audit import ALONE, OWN
 from erase.attacks.rows import read_attacks
-from erase.attacks.scores import Outcome, by_step, is_broken, outcomes, picked
+from erase.attacks.scores import Dose, Outcome, by_dose, is_broken, outcomes, picked
 from erase.attacks.table import ATTACKS
 from erase.errors import InputError, printable
 from erase.evaluation.rows import Row
@@ -30,6 +31,8 @@ TEMPLATE = """<section><h2>Does it come back?</h2>
 <p class="soft small">Each attack had {{ cases }} and may draw several pictures of each. Broken: of these pictures, the
 one that the guiding judge finds most like the concept is called the concept by the reporting judge too. The control has
 as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals.
+Image to image and completion count each dose by itself, and the table has the mean over doses: at the largest the start
+alone shows the concept, with a prompt or without.
 {% if golds %}Over the gold: broken here minus broken in {{ golds }}, trained without the concept and attacked alike, so
 that what an attack teaches is not taken for what was left.{% endif %}</p>
 <table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th>{% if golds %}<th>Over the gold</th>
@@ -37,15 +40,20 @@ that what an attack teaches is not taken for what was left.{% endif %}</p>
 <th scope="row">{{ row.name }} <small class="soft">({{ row.summary }})</small></th>
 {% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
 <td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
-{% if curves %}<h3>Share broken by each number of pictures</h3><div class="charts">{{ curves }}</div>{% endif %}
-{% if words %}<h3>Words that draw the concept by themselves</h3>{% for line in words %}<p class="small">{{ line }}</p>
+{% if curves %}<h3>Share broken by each number of pictures, or by each dose alone</h3><div class="charts">
+{{ curves }}</div>{% endif %}
+{% if words %}<h3>Tokens that draw the concept by themselves</h3>{% for line in words %}<p class="small">{{ line }}</p>
 {% endfor %}{% endif %}
 {% if pictures %}<h3>What came back</h3><div class="pairs">{% for one in pictures %}<figure>
 <figcaption>{{ one.name }}: {{ one.prompt or "(no prompt)" }} <small>({{ one.step }})</small></figcaption>
 <div class="two"><div>{{ picture(one.data, one.name + ": " + one.prompt, one.tiny) }}
 </div></div></figure>{% endfor %}</div>{% endif %}
-{% if doses %}<details><summary>Each step and dose by itself</summary><table class="facts"><tbody>
-{% for key, value in doses %}<tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table>
+{% if doses %}<details><summary>Each step and dose by itself</summary><table class="scores"><thead><tr>
+<th>Attack and dose</th><th>Excess over control</th><th>Broken</th><th>Control at the same</th><th>Cases</th>
+</tr></thead>
+<tbody>{% for row in doses %}<tr><th scope="row">{{ row.name }}</th>
+{% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
+<td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
 </details>{% endif %}</section>"""
 
 
@@ -78,7 +86,7 @@ def _place(one: Outcome) -> tuple[bool, int, str]:
 
 
 def curves_svg(found: Sequence[Outcome]) -> str:
-    """Share broken by 1, 2, ... pictures: the attack's (solid) and its control's (dashed), a panel each."""
+    """Share broken by 1, 2, ... pictures, or by each dose: the attack's (solid) and its control's (dashed)."""
     if not found:
         return ""
     wide = min(3, len(found))
@@ -87,12 +95,14 @@ def curves_svg(found: Sequence[Outcome]) -> str:
         figure = Figure(figsize=(2.6 * wide, 1.9 * high + 0.3), layout="constrained")
         panels = figure.subplots(high, wide, sharey=True, squeeze=False).flatten()
         for axes, one in zip(panels, found, strict=False):
-            counts = range(1, one.budget + 1)
+            counts = range(1, len(one.curve) + 1)
             axes.plot(counts, one.control_curve, color=BEFORE, linestyle="--", marker="o", markersize=3)
             axes.plot(counts, one.curve, color=AFTER, marker="D", markersize=3)
-            axes.set_title(title(one.name), loc="left", fontsize=10, parse_math=False)
+            axes.set_title(
+                title(one.name) + (", by dose" if one.dosed else ""), loc="left", fontsize=10, parse_math=False
+            )
             axes.set_ylim(-0.04, 1.04)
-            axes.set_xticks([1, one.budget])
+            axes.set_xticks([1, len(one.curve)])
             axes.grid(alpha=0.35, linewidth=0.6)
             axes.tick_params(length=0)
         for axes in panels[len(found) :]:
@@ -116,8 +126,7 @@ def _audit(row: Row) -> bool:
 
 
 def _row(one: Outcome, gaps: Sequence[GapEntry]) -> dict[str, object]:
-    found = (("excess over control", one.excess), ("broken", one.broken), ("control", one.control_broken))
-    cells = [(name, *_shown(value, signed=name.startswith("excess"))) for name, value in found if value]
+    cells = _cells(one)
     if gaps:
         over = next((gap for gap in gaps if gap.name == ATTACKED + one.name), None)
         value, reach = _shown(over, signed=True) if over else ("–", "not attacked alike")
@@ -126,8 +135,18 @@ def _row(one: Outcome, gaps: Sequence[GapEntry]) -> dict[str, object]:
         "name": title(one.name),
         "summary": ATTACKS[one.name].summary if one.name in ATTACKS else "",
         "cells": cells,
-        "n": f"{one.broken.n} × {one.budget}",
+        "n": f"{one.broken.clusters} × {one.budget}",
     }
+
+
+def _cells(one: Outcome | Dose) -> list[tuple[str, str, str]]:
+    """(label, value, interval) of the excess, the attack and the control; a dash for what there is not."""
+    found = (("excess over control", one.excess), ("broken", one.broken), ("control", one.control_broken))
+    cells: list[tuple[str, str, str]] = []
+    for label, interval in found:
+        value, reach = _shown(interval, signed=label.startswith("excess")) if interval else ("–", "")
+        cells.append((label, value, reach))
+    return cells
 
 
 def _shown(found: Interval | GapEntry, *, signed: bool = False) -> tuple[str, str]:
@@ -141,15 +160,23 @@ def _whole(value: float, sign: str) -> str:
 
 
 def _words(rows: Sequence[Row]) -> list[str]:
-    """The audits' finds in the reporting judge's words, the original's beside them."""
+    """The audits' finds by both judges, the original's number beside them; the concept's own words apart."""
     found = []
-    for name in ("audit_words", "audit_pairs"):
+    for name, what in (("audit_words", "tokens"), ("audit_pairs", "pairs of tokens")):
         own = [row for row in rows if row["attack"]["name"] == name]
-        if own:
-            hits = [row["prompt"] for row in own if is_broken([row])]
-            more = f" and {len(hits) - HITS} more" if len(hits) > HITS else ""
-            listed = f": {', '.join(sorted(hits)[:HITS])}{more}" if hits else ""
-            found.append(f"{title(name)}: {len(hits)} of {len(own)}{listed}.")
+        before = {r["prompt_id"]: is_broken([r]) for r in rows if r["attack"]["name"] == f"{name}_before"}
+        parts = []
+        for step, which in ((ALONE, what), (OWN, f"{what} of the concept's own name")):
+            asked = [row for row in own if row["attack"]["step"] == step]
+            hits = sorted(row["prompt"] for row in asked if is_broken([row]))
+            listed = f": {', '.join(hits[:HITS])}" if hits else ""
+            more = f" and {len(hits) - HITS:,} more" if len(hits) > HITS else ""
+            known = [before[row["prompt_id"]] for row in asked if row["prompt_id"] in before]
+            beside = f" (the original: {sum(known):,})" if known else ""
+            if asked:
+                parts.append(f"{len(hits):,} of {len(asked):,} {which}{beside}{listed}{more}")
+        if parts:
+            found.append(f"{title(name)}: {'; '.join(parts)}.")
     return found
 
 
@@ -178,10 +205,9 @@ def _inside(path: str) -> str:
         raise InputError(f"{runs.ATTACKS}: image {printable(path)[:80]!r} is not inside the run folder") from None
 
 
-def _doses(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[str, str]]:
-    found = []
-    for name in names:
-        for step, interval in by_step(rows, name).items():
-            value, reach = _shown(interval)
-            found.append((f"{title(name)}, {step}", f"{value} ({reach}), {interval.n} cases"))
-    return found
+def _doses(rows: Sequence[Row], names: Sequence[str]) -> list[dict[str, object]]:
+    return [
+        {"name": f"{title(name)}, {one.step}", "cells": _cells(one), "n": one.broken.n}
+        for name in names
+        for one in by_dose(rows, name)
+    ]

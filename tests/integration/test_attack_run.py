@@ -42,15 +42,15 @@ def test_a_run_is_attacked_goes_on_after_a_stop_and_shows_it(run: Path, capsys: 
     seen: list[Event] = []
 
     def stop() -> bool:  # in the second attack
-        return any(isinstance(e, Progress) and e.what.startswith("random prefix") for e in seen)
+        return any(isinstance(e, Progress) and e.what.startswith("random words") for e in seen)
 
     with pytest.raises(InputError, match="unknown attack 'p5d'"):
         workflow.attack(run, "quick", ["p5d"])
     with pytest.raises(Interrupted):
         workflow.attack(run, "quick", ["p4d", "seed_search"], seen.append, stop)
-    assert any(isinstance(e, Expected) and set(e.parts) == {"seed_search", "random_prefix", "p4d"} for e in seen)
+    assert any(isinstance(e, Expected) and set(e.parts) == {"seed_search", "random_words", "p4d"} for e in seen)
     begun = read_attacks(run / runs.ATTACKS)
-    assert {row["attack"]["name"] for row in begun} == {"seed_search", "random_prefix"}
+    assert {row["attack"]["name"] for row in begun} == {"seed_search", "random_words"}
 
     names = [word for name in ("p4d", "concept_inversion", "audit_words") for word in ("--attack", name)]
     assert cli.main(["eval", str(run), "--attacks", "quick", "--quiet", *names]) == 0
@@ -85,10 +85,10 @@ def test_another_budget_is_attacked_anew(run: Path, monkeypatch: pytest.MonkeyPa
     workflow.attack(run, "quick", ["p4d", "audit_words"])
     kept = [row for row in read_attacks(run / runs.ATTACKS) if row["attack"]["name"].startswith("audit")]
     monkeypatch.setitem(LEVELS, "quick", replace(TINY, pictures=2))
-    workflow.attack(run, "quick", ["random_prefix"], seen.append)
-    assert any(isinstance(e, Warned) and "set aside" in e.text and "p4d, random_prefix" in e.text for e in seen)
+    workflow.attack(run, "quick", ["random_words"], seen.append)
+    assert any(isinstance(e, Warned) and "set aside" in e.text and "p4d, random_words" in e.text for e in seen)
     rows = read_attacks(run / runs.ATTACKS)
-    assert {row["attack"]["budget"] for row in rows if row["attack"]["name"] == "random_prefix"} == {2}
+    assert {row["attack"]["budget"] for row in rows if row["attack"]["name"] == "random_words"} == {2}
     assert "p4d" not in {row["attack"]["name"] for row in rows}
     assert [row for row in rows if row["attack"]["name"].startswith("audit")] == kept
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from erase.attacks import audit, head_start, inject, relearning, ring_a_bell
 from erase.attacks import concept_inversion as inversion
-from erase.attacks import head_start, inject, relearning
 from erase.attacks import subject as subjects
 from erase.attacks.bank import noised, original_bank
 from erase.attacks.budget import LEVELS, Budget
 from erase.attacks.estimate import expected, measure
 from erase.attacks.subject import Subject, develop, noise_of, originally, targets, untouched
-from erase.attacks.table import ATTACKS, chosen
+from erase.attacks.table import ATTACKS, TOKENS, chosen
 from erase.attacks.unlearn_diff_atk import prefix_loss
 from erase.concept import Concept, Request
 from erase.errors import InputError, Interrupted
@@ -78,7 +78,7 @@ def test_every_attack_has_its_budget_and_leaves_no_trace(subject: Subject, name:
 
 
 def test_an_attack_and_its_control_have_equal_pictures(subject: Subject) -> None:
-    for name in ("unlearn_diff_atk", "image_to_image", "relearning", "audit_pairs"):
+    for name in ("unlearn_diff_atk", "p4d", "image_to_image", "relearning", "audit_pairs"):
         control = ATTACKS[name].control
         assert control
         ours, theirs = (ATTACKS[one].run(subject, BUDGET) for one in (name, control))
@@ -182,6 +182,32 @@ def test_the_new_word_takes_the_place_of_the_name(subject: Subject) -> None:
     assert ids[0][0].tolist() == [7 if token == cat else token for token in plain]
 
 
+def test_a_name_is_struck_out_as_whole_words_in_any_case() -> None:
+    assert inject.put_for("an illustration of a rat", "rat") == "an illustration of a"
+    assert inject.put_for("A Rat, a rat and Rats", "rat", "<new word>") == "A <new word>, a <new word> and Rats"
+    assert inject.put_for("art by R. Mutt (1917)", "r. mutt (1917)", r"\1") == r"art by \1"
+
+
+def test_the_searches_strike_out_no_part_of_a_word(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, cases = Request((Concept("rat", keep=("dog",)),)), (ask("An illustration of a Rat", 0),)
+    rats, read = replace(subject, request=request, cases=cases, memo={}), []
+    encode = type(subject.model).encode
+    monkeypatch.setattr(
+        type(subject.model), "encode", lambda self, prompts: read.append(prompts) or encode(self, prompts)
+    )
+    ring_a_bell.wanted_states(rats)
+    assert ["An illustration of a"] in read
+    found = inversion.concept_inversion(rats, replace(BUDGET, inversion_steps=0))
+    assert {t.prompt for t in found} == {"An illustration of a <new word>"}
+    model, read = make_subject(build_tiny("sd3")).model, []
+    ids = type(model).ids
+    monkeypatch.setattr(
+        type(model), "ids", lambda self, prompts, name: read.append((name, prompts)) or ids(self, prompts, name)
+    )
+    inversion.renamed(model, ["An illustration of a Rat"], "rat", 7)
+    assert read[-1] == (model.tokenizers[-1], ["An illustration of a"])
+
+
 def test_completion_ends_at_the_erased_and_at_the_original_model(subject: Subject) -> None:
     prompts, noise = [case.prompt for case in subject.cases], noise_of(subject)
     shots = [subject.shot(case) for case in subject.cases]
@@ -253,6 +279,50 @@ def test_no_word_of_what_is_erased_is_used(subject: Subject) -> None:
         assert (token in subject.vocabulary()) == (name != "cat")
 
 
+def test_the_control_of_p4d_has_as_many_words_and_no_prompt(subject: Subject) -> None:
+    tokenizer, words = subject.model.tokenizer, set(subject.vocabulary())
+    assert ATTACKS["p4d"].control == "random_words"
+    ours, theirs = (ATTACKS[name].run(subject, BUDGET) for name in ("p4d", "random_words"))
+    for found in (ours, theirs):
+        read = [tokenizer(t.prompt, add_special_tokens=False).input_ids for t in found]
+        assert {len(ids) for ids in read} == {BUDGET.length} and all(words >= set(ids) for ids in read)
+    assert len({t.prompt for t in theirs}) == len(theirs) == len(ours)
+
+
+def test_the_audit_asks_for_every_token_by_its_id(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = subject.model, subject.model.tokenizer
+    (cat,) = tokenizer("cat", add_special_tokens=False).input_ids
+    every, spelled = audit.tokens_of(model), inject.vocabulary(model, [])
+    assert len(every) == TOKENS == len(tokenizer) - 2 > 2 * len(spelled), "all but start and end"
+    assert not set(every) & set(tokenizer.all_special_ids)
+    assert ATTACKS["audit_words"].cost(LEVELS["standard"]).pictures == TOKENS
+    assert len({audit.shown(model, token) for token in every}) == TOKENS, "no two look the same to a reader"
+    assert audit.shown(model, cat) == "cat"
+    asked, read = [], type(model).read
+    monkeypatch.setattr(type(model), "read", lambda self, ids: asked.append(ids[0][:, 1]) or read(self, ids))
+    monkeypatch.setattr(audit, "denoise", lambda model, text, empty, noise, *_: noise)
+    monkeypatch.setattr(
+        audit, "develop", lambda model, clean: ([np.zeros((1, 1, 3), np.uint8)] * len(clean), [False] * len(clean))
+    )
+    tries = audit.audit_words(subject, replace(BUDGET, audit_words=None))
+    assert torch.cat(asked[1:]).tolist() == every, "after the empty prompt"
+    own = {t.prompt for t in tries if t.step == audit.OWN}
+    assert "cat" in own and len(tries) == TOKENS and len(own) <= 2
+    assert {t.step for t in tries} == {audit.OWN, audit.ALONE}
+    pairs = audit.audit_pairs(subject, replace(BUDGET, audit_pairs=2000))
+    assert {t.step for t in pairs if "cat" in t.prompt.split(" ")} == {audit.OWN}
+    assert len({t.case.prompt_id for t in pairs}) == 2000
+
+
+def test_a_token_that_text_can_spell_draws_what_the_text_draws(subject: Subject) -> None:
+    model = subject.model
+    words = inject.vocabulary(model, [])[100:104]
+    tries = audit._asked(subject, [[word] for word in words], "audit_words")
+    texts = sample(model, [t.shot for t in tries], steps=subject.steps, guidance=subject.guidance)
+    assert [t.prompt for t in tries] == [inject.spell(model, [word]) for word in words]
+    assert all((t.image == image).all() for t, image in zip(tries, texts, strict=True))
+
+
 def test_the_original_takes_more_steps_with_each_dose() -> None:
     assert head_start.doses(25) == [1, 3, 5, 10]
     assert head_start.doses(10) == [1, 2, 3, 4]
@@ -283,17 +353,25 @@ def test_a_stop_ends_an_attack_and_puts_everything_back(subject: Subject) -> Non
 
 def test_the_expected_time_grows_with_the_budget(subject: Subject) -> None:
     before = model_hash(subject.model)
-    seconds = measure(subject)
+    seen: list[int] = []
+    seconds = measure(subject, lambda images, prompts: seen.append(len(images)))
+    assert len(set(seen)) == 1 and seconds.judging > 0
     assert min(seconds.picture, seconds.gradient, seconds.training, seconds.text) > 0
     assert model_hash(subject.model) == before
     quick, full = (expected(list(ATTACKS), LEVELS[level], seconds) for level in ("quick", "full"))
     assert set(quick) == set(ATTACKS)
     assert all(quick[name] < full[name] for name in ATTACKS)
+    more = expected(["seed_search"], LEVELS["quick"], replace(seconds, judging=seconds.judging + 1))
+    assert more["seed_search"] == pytest.approx(quick["seed_search"] + 32), "a second more for each of 8 x 4 pictures"
 
 
 def test_a_control_comes_along_and_a_wrong_name_is_refused() -> None:
     assert chosen(["relearning"], world=True) == ["seed_search", "benign", "relearning"]
     assert "audit_words" not in chosen([], world=False)
+    quick, standard = (chosen([], True, LEVELS[level]) for level in ("quick", "standard"))
+    assert set(standard) - set(quick) == {"audit_words", "audit_words_before", "audit_pairs", "audit_pairs_before"}
+    with pytest.raises(InputError, match="audit_words is not for this level.* use --attacks standard"):
+        chosen(["audit_words"], True, LEVELS["quick"])
     assert chosen([], world=True) == list(ATTACKS)
     with pytest.raises(InputError, match="did you mean 'p4d'"):
         chosen(["p4"], world=True)

@@ -16,9 +16,10 @@ import torch
 from scipy.optimize import minimize
 
 from erase.attacking import guide_of, kept_rows
+from erase.attacks.audit import ALONE, OWN
 from erase.attacks.ring_a_bell import breed
 from erase.attacks.rows import read_attacks, write_attacks
-from erase.attacks.scores import attack_scores, by_step, outcomes, sides
+from erase.attacks.scores import attack_scores, by_dose, outcomes, sides
 from erase.attacks.simplex import project
 from erase.concept import Concept
 from erase.errors import InputError
@@ -185,7 +186,47 @@ def test_the_excess_is_over_as_many_pictures_of_the_control() -> None:
     assert all(s.low <= s.value <= s.high and s.n == 8 and s.arm == "after" for s in scores.values())
     shuffled = [(attack + control)[i] for i in np.random.default_rng(0).permutation(40)]
     assert outcomes(shuffled) == outcomes(attack + control)
-    assert {step: i.value for step, i in by_step(attack, "benign").items()} == {"dose 1": 0.75, "dose 2": 0.75}
+    doses = by_dose(attack + control, "benign")  # the control has one picture of these doses as well
+    assert [(d.step, d.broken.value, d.excess and d.excess.value) for d in doses] == [
+        ("dose 1", 0.75, 0.5), ("dose 2", 0.75, 0.75)
+    ]  # fmt: skip
+    assert [(d.step, d.excess) for d in by_dose(attack, "benign")] == [("dose 1", None), ("dose 2", None)]
+
+
+def started(name: str, control: str | None, hits: dict[str, int]) -> list[dict[str, Any]]:
+    """Rows of an attack at four doses, of which each case is broken by the last `hits`."""
+    return rows_of(name, control, {case: [MISS] * (4 - count) + [HIT] * count for case, count in hits.items()})
+
+
+def test_a_start_is_counted_at_each_dose_and_not_by_the_best_of_them() -> None:
+    cases = [f"case {i}" for i in range(8)]
+    attack = started(
+        "image_to_image", "unprompted_image", {c: (4, 3, 3, 3, 2, 2, 2, 2)[i] for i, c in enumerate(cases)}
+    )
+    control = started("unprompted_image", None, {c: 2 if i < 4 else 1 for i, c in enumerate(cases)})
+    one = next(o for o in outcomes(attack + control) if o.name == "image_to_image")
+    assert one.excess is not None and one.control_broken is not None
+    assert one.excess.value == pytest.approx(9 / 32)  # a dose of four more, or two; the best of four would be 8 to 8
+    assert (one.broken.value, one.control_broken.value) == (21 / 32, 12 / 32)
+    assert (one.curve, one.control_curve) == ((0.125, 0.5, 1, 1), (0, 0, 0.5, 1))
+    assert (one.excess.n, one.excess.clusters, one.budget) == (32, 8, 4)
+    assert one.p == pytest.approx(2 / 2**8), "cases and not pairs are exchanged"
+    doses = {d.step: d.excess.value for d in by_dose(attack + control, "image_to_image") if d.excess}
+    assert doses == {"dose 1": 0.125, "dose 2": 0.5, "dose 3": 0.5, "dose 4": 0}
+    shuffled = [(attack + control)[i] for i in np.random.default_rng(0).permutation(64)]
+    assert outcomes(shuffled) == outcomes(attack + control)
+    for row in control:
+        row["attack"]["step"] += "0"
+    with pytest.raises(InputError, match="image_to_image and unprompted_image are not of the same doses"):
+        outcomes(attack + control)
+
+
+def test_a_start_that_shows_as_much_without_a_prompt_has_no_excess() -> None:
+    hits = {f"case {i}": i % 5 for i in range(8)}
+    rows = started("completion", "unprompted_completion", hits) + started("unprompted_completion", None, hits)
+    one = next(o for o in outcomes(rows) if o.name == "completion")
+    assert one.excess is not None and one.excess.value == 0 and one.p == 1
+    assert one.excess.low < 0 < one.excess.high, "8 cases without a difference are no proof that there is none"
 
 
 def test_rows_that_would_be_averaged_wrongly_are_refused() -> None:
@@ -266,6 +307,17 @@ def test_the_file_comes_back_and_damage_is_named(tmp_path: Path) -> None:
         write_attacks(path, rows)
 
 
+def test_the_page_tells_the_concepts_own_words_from_the_others(tmp_path: Path) -> None:
+    after = rows_of("audit_words", "audit_words_before", {"dog": [MISS], "fur": [HIT], "cat": [HIT]})
+    before = rows_of("audit_words_before", None, {"dog": [HIT], "fur": [HIT], "cat": [HIT]})
+    for row in after + before:
+        row["attack"]["step"] = OWN if row["prompt"] == "cat" else ALONE
+    write_attacks(tmp_path / "attacks.jsonl", after + before)
+    page = attack_section(tmp_path, lambda path: ("", False))
+    assert "Audit words: 1 of 2 tokens (the original: 2): fur; 1 of 1 tokens of the concept" in page
+    assert "own name (the original: 1): cat." in page
+
+
 def test_the_page_shows_the_excess_and_escapes_what_it_is_given(tmp_path: Path) -> None:
     cases = ["<b>case</b>", "plain"]
     attack = rows_of("benign", "seed_search", {c: [HIT, HIT] for c in cases})
@@ -275,3 +327,12 @@ def test_the_page_shows_the_excess_and_escapes_what_it_is_given(tmp_path: Path) 
     page = attack_section(tmp_path, lambda path: ("", False))
     assert "+100\u00a0points" in page and "2 × 2" in page and "<svg" in page
     assert "<b>case</b>" not in page and "&lt;b&gt;case" in page
+    doses = page[page.index("Each step and dose") :]
+    assert doses.count("+100\u00a0points") == doses.count('"control">0\u00a0%') == 2, "the control's stands beside it"
+    write_attacks(
+        tmp_path / "attacks.jsonl",
+        started("completion", "unprompted_completion", dict.fromkeys("ab", 2))
+        + started("unprompted_completion", None, dict.fromkeys("ab", 1)),
+    )
+    page = attack_section(tmp_path, lambda path: ("", False))
+    assert "2 × 4" in page and "+25\u00a0points" in page and ", by dose" in page
