@@ -459,6 +459,10 @@ def test_roles_of_an_open_model_are_drawn_judged_scored_and_told(
     assert "Asked in de, es, fr, it, pt." in section
     workflow.rescore(folder)
     assert read_report(folder / runs.REPORT) == report
+    asked = {"concept.synonyms": ["tabby", "queen"], "evaluate.roles": ["forget_synonym_seen"]}
+    workflow.evaluate(folder, asked=asked)
+    again = {r["prompt"] for r in read_rows(folder / runs.ROWS) if r["role"] == "forget_synonym_seen"}
+    assert any("tabby" in prompt for prompt in again) and not any("mouser" in prompt for prompt in again)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from erase.check import check_config
 from erase.concept import FRAMES as TRAINING
 from erase.concept import Concept, Request, phrase
 from erase.config import load_config
@@ -288,3 +289,8 @@ def test_synonyms_are_the_concepts_and_leave_older_runs_as_they_were():
     ):
         with pytest.raises(InputError, match=said):
             load_config(None, given | changes)
+    with pytest.raises(InputError, match="concept.synonyms: the world has its own for 'cat'; leave them out"):
+        check_config(load_config(None, {"concept": "cat", "concept.synonyms": "kitty"}))
+    told = check_config(load_config(None, given | {"evaluate.roles": ["all"], "evaluate.judges": ["clip"]}))
+    assert "role forget_super is left out: the table of words has none for the object otter" in " ".join(told)
+    assert not any("forget_synonym_seen" in text for text in told), "the user gave words for it"
