@@ -11,6 +11,7 @@ import numpy as np
 from erase.errors import InputError
 from erase.evaluation.classes import ClassScore, class_scores
 from erase.evaluation.distances import DISTANCES, LEAST, Shift, check_features, shift
+from erase.evaluation.languages import TAG
 from erase.evaluation.metrics import FURTHER, Change, Score
 from erase.evaluation.paired import MARGIN, Retained, non_inferiority
 from erase.evaluation.power import WANTED, advice, prompts_to_decide
@@ -20,7 +21,6 @@ from erase.evaluation.statistics import cluster_bootstrap
 KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "in_prompt_accuracy")
 ADVISED = ("forget_accuracy", "retain_accuracy", "neighbour_accuracy", "cross_accuracy")
 DRAWN = 0.5  # share before below which nobody can say that something was kept
-LANG_TAG = "lang"  # before the language in the template's id of a sentence in another one
 GROUPS = {"forget": ("forget",), "retain": ("retain_in", "neighbour")}
 
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -133,7 +133,7 @@ def further_roles(rows: Sequence[Row], scores: Sequence[Score]) -> list[RoleFind
         if not metric.counts or name not in before:
             continue
         templates = [row["template_id"].split("-") for row in rows if row["role"] == metric.role]
-        spoken = [parts[1] for parts in templates if parts[0] == LANG_TAG and len(parts) > 1]
+        spoken = [parts[1] for parts in templates if parts[0] == TAG and len(parts) > 1]
         value = before[name].value
         found.append(RoleFinding(metric.role, name, value, before[name].n, value >= DRAWN, list(dict.fromkeys(spoken))))
     return found

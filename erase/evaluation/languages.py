@@ -14,6 +14,7 @@ from erase.concept import Concept, Kind
 from erase.evaluation.thesaurus import entry_of, lines
 
 LANGUAGES = ("de", "es", "fr", "it", "pt", "zh", "ja")
+TAG = "lang"  # what the id of a sentence's template begins with; its language follows
 BYTES = 2  # of a name for each of its tokens: English words have four or more, letter by letter has one
 
 # Name, then its names in the languages in their order, each with its article where the language has one.

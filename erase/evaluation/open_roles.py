@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from erase.concept import Concept, Kind, Request, phrase
 from erase.errors import InputError, printable
 from erase.evaluation import languages
-from erase.evaluation.findings import LANG_TAG
 from erase.evaluation.open_prompts import COMMON, ENDS, FRAMES, PLACES, meant, one_kind, turn
 from erase.evaluation.prompts import Ask
 from erase.evaluation.roles import ALL
@@ -134,7 +133,7 @@ def _english(role: str, kind: Kind, said: Sequence[Said], prompts: int) -> list[
 def _foreign(concept: Concept, tokenizers: Sequence[Any] | None) -> list[Sentence]:
     """Sentences with one concept, languages in turn; what two languages say alike counts once."""
     columns = [
-        [(f"{LANG_TAG}-{code}-{place}", text, concept.name) for place, text in sentences]
+        [(f"{languages.TAG}-{code}-{place}", text, concept.name) for place, text in sentences]
         for code, sentences in _spoken(concept, tokenizers).items()
     ]
     return list({sentence[1]: sentence for sentence in reversed(_in_turn(columns))}.values())[::-1]

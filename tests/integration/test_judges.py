@@ -454,6 +454,8 @@ def test_roles_of_an_open_model_are_drawn_judged_scored_and_told(
     (vain,) = [text for text in lines if text.startswith("role forget_super says nothing here")]
     assert "in 0.0% of 7 pictures, and 50% are wanted" in vain
     page = (folder / runs.PAGE).read_text()
+    shown = {role: [pair for pair in report.images if pair.role == role] for role in OPEN_ROLES}
+    assert all(shown.values()) and all(pair.after.good == (pair.after.answer == "dog") for pair in shown["in_prompt"])
     section = page[page.index("<h2>Further roles</h2>") :].partition("</section>")[0]
     assert section.count("Says nothing here.") == len([one for one in told.values() if not one.drawn])
     assert "Asked in de, es, fr, it, pt." in section
