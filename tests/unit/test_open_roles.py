@@ -49,7 +49,7 @@ def test_the_table_of_words_says_nothing_twice_and_all_in_lower_case(kind):
             for said in other_words(own, role):
                 assert not set(said.split()) & set(own.name.split()), "its name is in its other words"
         assert other_words(own, RARE) == entry.rare and other_words(own, DESCRIPTION) == entry.described
-        assert other_words(own, SUPER) == (entry.family,)
+        assert other_words(own, SUPER) == (entry.family,) and set(entry.common) <= set(other_words(own, SEEN))
 
 
 def test_names_abroad_are_those_of_the_table_of_words_and_have_every_language():
