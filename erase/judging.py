@@ -59,9 +59,12 @@ def check_judges(config: Config, model: Model, request: Request) -> None:
 def deciding(config: Config, sections: set[str]) -> dict[str, Any]:
     """The settings of some sections that decide what the weights become, up to rounding.
 
-    What only decides when to look and to save, or how memory is spent, may change between two sittings.
+    What only decides when to look and to save, how memory is spent, or what is judged, may change between two sittings.
     """
     settings = config.model_dump(include=sections)
+    named = settings.get("concept", [])
+    for section in named if isinstance(named, list) else [named]:
+        section.pop("synonyms", None)
     train = settings["train"] or {}
     settings["train"] = {k: v for k, v in train.items() if not k.endswith("_every") and k not in FREE}
     return settings

@@ -19,6 +19,7 @@ from erase.evaluation.open_prompts import meant, offered_names, open_asks
 from erase.evaluation.open_roles import IN_PROMPT, LANG, OPEN_ROLES, choose_open_roles, open_role_asks
 from erase.evaluation.prompt_files import CONCEPT_ROLES, TOLD_ROLES
 from erase.evaluation.thesaurus import DESCRIPTION, ENTRIES, RARE, SEEN, SUPER, other_words, same_things
+from erase.judging import deciding
 from erase.models.file_parts import clip_tokenizer
 from erase.resources import asset
 from tests.unit.test_roles import open_rows, row
@@ -282,6 +283,10 @@ def test_synonyms_are_the_concepts_and_leave_older_runs_as_they_were():
     assert config.concepts[0].synonyms == ["river dog", "lutra"]
     assert config.model_dump()["concept"]["synonyms"] == ["river dog", "lutra"]
     assert "synonyms" not in load_config(None, {"concept": "cat"}).model_dump()["concept"]
+    several = {"model": "some/model", "concept": [{"name": "otter", "synonyms": ["lutra"]}, "owl"]}
+    for other in (given, several):
+        found = deciding(load_config(None, other), {"concept"})["concept"]
+        assert "synonyms" not in str(found), "a finished run may be judged with others"
     for changes, said in (
         ({"concept.synonyms": ["Otter"]}, "'Otter' is the concept itself"),
         ({"concept.synonyms": ["fox"], "concept.anchor": "fox"}, "'fox' is the anchor"),
