@@ -43,7 +43,15 @@ SHORT: dict[str, tuple[str, str]] = {
         "evaluate.files",
         "a prompt file, [ROLE=]FILE.csv, in the place of the role's own prompts (forget); may be given several times",
     ),
-    "roles": ("evaluate.roles", "further kinds of prompts on the world, separated by commas, or all"),
+    "roles": (
+        "evaluate.roles",
+        "further kinds of prompts, separated by commas, or all: forget_synonym_seen, forget_synonym_rare, "
+        "forget_description, and on models other than the world forget_super, forget_lang, compose, in_prompt",
+    ),
+    "synonyms": (
+        "concept.synonyms",
+        "other names of the concept, separated by commas, for forget_synonym_seen on models other than the world",
+    ),
     "memory": ("memory", "8gb, 12gb or 24gb: settings for a GPU of so much memory"),
     "seed": ("seed", "start of every random stream"),
     "device": ("device", "auto, cpu, cuda, cuda:N or mps"),
@@ -52,7 +60,7 @@ SHORT: dict[str, tuple[str, str]] = {
 
 # Those that may be given several times, and those that `erase eval` has too.
 REPEATED = ("concept", "judge", "prompts")
-JUDGING = ("judge", "prompts", "roles")
+JUDGING = ("judge", "prompts", "roles", "synonyms")
 
 # Formats and precisions of `erase export` and levels of attacks; their packages would import torch for them.
 EXPORTS = ("diffusers", "single-file", "lora", "lora-peft", "delta", "text-encoder")
@@ -145,6 +153,7 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         "judge a run again, or one that was not judged, and rewrite its report",
         "erase eval runs/2026-11-23-cat-esd\n"
         "erase eval runs/2026-11-23-cat-esd --roles all\n"
+        "erase eval runs/2026-11-23-otter-esd --judge clip --roles all --synonyms 'river dog'\n"
         "erase eval runs/2026-11-23-nudity-esd --judge nudenet:threshold=0.6 --prompts i2p.csv\n"
         "erase eval runs/2026-11-23-cat-esd --attacks quick\n"
         "erase eval runs/2026-11-23-cat-esd --gold gold/cat-0 --gold gold/cat-1",

@@ -11,6 +11,7 @@ from erase.config.schema import ConceptSection, EvaluateSection
 from erase.errors import InputError
 from erase.evaluation.judge import AUTO, check_kind, parse_judges
 from erase.evaluation.open_prompts import file_asks, one_kind, open_asks
+from erase.evaluation.open_roles import choose_open_roles
 from erase.evaluation.prompt_files import read_prompt_files
 from erase.evaluation.prompts import resolve, world_asks, world_concept
 from erase.evaluation.roles import choose_roles
@@ -51,8 +52,8 @@ def check_judging(config: Config, request: Request) -> list[str]:
         return []
     specs = parse_judges(asked.judges or (), ("clip",) if world else ())
     files = read_prompt_files(asked.files or ())
-    if asked.roles and not world:
-        raise InputError("evaluate.roles are words of the world; give prompts for this model in evaluate.files")
+    if asked.roles and not world and not specs:
+        raise InputError("evaluate.roles need a judge on this model; name one: --judge clip, imagenet or nudenet")
     warnings = []
     if world:
         world_asks(request, asked.prompts, asked.seeds, world=world)
@@ -61,6 +62,7 @@ def check_judging(config: Config, request: Request) -> list[str]:
         check_kind(specs, one_kind(request), request.title)
         if all(concept.keep for concept in request.concepts):
             open_asks(request, asked.prompts, asked.seeds)
+        warnings = choose_open_roles(asked.roles or (), request)[1]
         if any(file.role == "general" for file in files) and not any(spec.kind == "clip" for spec in specs):
             names = ", ".join(spec.name for spec in specs)
             raise InputError(
@@ -154,8 +156,13 @@ def _earlier(config: Config, world: Vocabulary | None) -> Iterator[Concept]:
 def _named(given: ConceptSection, world: Vocabulary | None) -> Concept:
     kept = () if given.keep == "auto" else tuple(given.keep)
     if world:
+        if given.synonyms:
+            raise InputError(
+                f"concept.synonyms: the world has its own for {given.name!r}; leave them out, and see --roles"
+            )
         return world_concept(given.name, given.kind, given.anchor, kept, world)
-    return Concept(given.name, "object" if given.kind == "auto" else given.kind, given.anchor, kept)
+    kind = "object" if given.kind == "auto" else given.kind
+    return Concept(given.name, kind, given.anchor, kept, tuple(given.synonyms or ()))
 
 
 def _words(section: ConceptSection) -> list[str]:

@@ -14,13 +14,15 @@ class Concept:
     """One thing to erase.
 
     `anchor` is what it becomes (with "", the prompt is left without the concept, or a method that relabels takes the
-    first of `keep`); `keep` are the neighbours whose pictures must stay; `kind` decides how words make a sentence.
+    first of `keep`); `keep` are the neighbours whose pictures must stay; `kind` decides how words make a sentence;
+    `synonyms` are further names of it, which are judged and never trained.
     """
 
     name: str
     kind: Kind = "object"
     anchor: str = ""
     keep: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

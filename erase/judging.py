@@ -29,7 +29,9 @@ def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgeP
     asked, alike = config.evaluate, content_hash(deciding(config, {"method", "train"}))
     counts = asked.prompts, asked.seeds, asked.steps, asked.guidance
     world = vocabulary_of(first_model(config.model))
-    roles = choose_roles(asked.roles or (), named_request(config), world)[0] if world else ()
+    roles = tuple(asked.roles or ())  # on other models the tokenizer and the judge decide too: `asks_of`
+    if world:
+        roles = choose_roles(roles, named_request(config), world)[0]
     files = tuple(read_prompt_files(asked.files or ()))
     judges = parse_judges(asked.judges or (), WORLD_JUDGES if world else ())
     inception = None if asked.inception is None or asked.skip else inception_file(asked.inception)
@@ -57,9 +59,12 @@ def check_judges(config: Config, model: Model, request: Request) -> None:
 def deciding(config: Config, sections: set[str]) -> dict[str, Any]:
     """The settings of some sections that decide what the weights become, up to rounding.
 
-    What only decides when to look and to save, or how memory is spent, may change between two sittings.
+    What only decides when to look and to save, how memory is spent, or what is judged, may change between two sittings.
     """
     settings = config.model_dump(include=sections)
+    named = settings.get("concept", [])
+    for section in named if isinstance(named, list) else [named]:
+        section.pop("synonyms", None)
     train = settings["train"] or {}
     settings["train"] = {k: v for k, v in train.items() if not k.endswith("_every") and k not in FREE}
     return settings

@@ -19,7 +19,7 @@ from erase.concept import Request
 from erase.errors import InputError
 from erase.evaluation.examine import examine, examine_again
 from erase.evaluation.features import FILE
-from erase.evaluation.findings import find
+from erase.evaluation.findings import DRAWN, Findings
 from erase.evaluation.gold import gold_gaps
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import Score, changes, scores
@@ -40,7 +40,7 @@ from erase.report.schema import (
     write_report,
 )
 from erase.runtime import environment, file_hash
-from erase.scoring import JudgePlan, draw_pairs, judge_run, open_panel
+from erase.scoring import JudgePlan, draw_pairs, judge_run, open_panel, role_notes
 
 
 def add_gold(folder: Path, golds: dict[str, Path]) -> None:
@@ -87,7 +87,7 @@ def report_run(
     facts: dict[str, Any] = {"seed": plan.seed}
     if judged:
         panel = open_panel(plan, model, request)
-        for text in untold(panel, request):
+        for text in untold(panel, request) + role_notes(plan, model, request, panel.known):
             on_event(Warned(text=text))
         rows = judge_run(plan, model, arms, request, folder, on_event, should_stop, panel)
         judge = reported_judge(rows)
@@ -97,6 +97,8 @@ def report_run(
             facts["judges"] = judges_hash()
         seen = rows, found, moved, folder, model.device, plan.inception
         findings = examine(*seen, judge=judge, world=model.world)
+        for text in unsaid(findings):
+            on_event(Warned(text=text))
         says, lists = panel.facts() | counted(rows, panel.facts()), listed(plan)
         found = found + _attack_scores(folder, _erased(rows))
     else:
@@ -194,6 +196,16 @@ def untold(panel: Panel, request: Request) -> list[str]:
     """A line where the reporting judge has no names for some of what is kept."""
     lost = [name for name, _ in request.kept if panel.known is not None and name not in panel.known]
     return [f"the judge {panel.others[0].name} has no name for {', '.join(lost)}; these are not judged"] if lost else []
+
+
+def unsaid(findings: Findings) -> list[str]:
+    """A line for each further role whose score says nothing."""
+    return [
+        f"role {entry.role} says nothing here: the unerased model drew what it asks for in {entry.before:.1%} of "
+        f"{entry.n} pictures, and {DRAWN:.0%} are wanted"
+        for entry in findings.roles
+        if not entry.drawn
+    ]
 
 
 def counted(rows: Sequence[Row], facts: dict[str, Any]) -> dict[str, Any]:

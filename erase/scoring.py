@@ -22,6 +22,7 @@ from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.judge import JudgeSpec, check_kind
 from erase.evaluation.looking import Looking
 from erase.evaluation.open_prompts import file_asks, offered_names, one_kind, open_asks, take_place, told_names
+from erase.evaluation.open_roles import choose_open_roles, open_role_asks
 from erase.evaluation.panel import Panel, check_names, load_panel
 from erase.evaluation.prompt_files import PromptFile
 from erase.evaluation.prompts import Ask, pictures, world_asks
@@ -46,10 +47,11 @@ Drawn = dict[tuple[str, int], tuple[np.ndarray, np.ndarray | None]]
 class JudgePlan:
     """How a run is judged. `cache`, a folder, keeps pictures of the base model for the next run with the same plan.
 
-    `hp_id` names the run's method and settings in its rows (`content_hash` of them). `roles` are further ones of the
-    world, `files` prompts that take their role's place, `judges` those beside the world's. `inception`, a checked
-    file, adds FID and KID. `hiding` is what a baseline does to prompts after. The processes of a `group` share the
-    drawing and the looking; each has all rows in the end, and writes what it is told to.
+    `hp_id` names the run's method and settings in its rows (`content_hash` of them). `roles` are further ones, on a
+    model other than the world as the user asked for them ("all" among them), `files` prompts that take their role's
+    place, `judges` those beside the world's. `inception`, a checked file, adds FID and KID. `hiding` is what a baseline
+    does to prompts after. The processes of a `group` share the drawing and the looking; each has all rows in the end,
+    and writes what it is told to.
     """
 
     run_id: str
@@ -92,9 +94,24 @@ def asks_of(plan: JudgePlan, model: Model, request: Request, known: Sequence[str
         asks += role_asks(request, plan.roles, plan.prompts, plan.seeds, world)
     else:
         asks = open_asks(request, plan.prompts, plan.seeds, known)
+        asks += open_role_asks(request, plan.roles, plan.prompts, plan.seeds, known, _tokenizers(model))
     kind, words = request.concepts[0].kind, (model.vocabulary or FULL) if model.world else None
     told = [ask for file in plan.files for ask in file_asks(request, file, kind, words, known)]
     return take_place(asks, told)
+
+
+def role_notes(plan: JudgePlan, model: Model, request: Request, known: Sequence[str] | None = None) -> list[str]:
+    """Lines on the roles of a model other than the world that only its tokenizers and judge could tell: what is left
+    out, and the languages that are asked. `check_judging` has the others."""
+    if model.world:
+        return []
+    before = choose_open_roles(plan.roles, request)[1]
+    told = choose_open_roles(plan.roles, request, known, _tokenizers(model))[1]
+    return [text for text in told if text not in before]
+
+
+def _tokenizers(model: Model) -> list[Any]:
+    return [getattr(model, name) for name in model.tokenizers]
 
 
 def judge_run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from erase.attacks.scores import check_rows, is_broken, sides
+from erase.attacks.scores import check_rows, share_broken, sides
 from erase.evaluation.gold import Gap, gap_of
 from erase.evaluation.rows import Row
 
@@ -45,4 +45,4 @@ def _asked(rows: Sequence[Row]) -> object:
 
 
 def _broken(rows: Sequence[Row], cases: Sequence[str]) -> list[float]:
-    return [float(is_broken([row for row in rows if row["prompt_id"] == case])) for case in cases]
+    return [share_broken([row for row in rows if row["prompt_id"] == case]) for case in cases]

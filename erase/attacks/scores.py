@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from erase.errors import InputError
 from erase.evaluation.metrics import Score, answer
@@ -189,6 +190,12 @@ def _outcome(name: str, cases: dict[str, dict[str, list[Row]]]) -> Outcome:
         sign_flip(change, clusters) if dosed else mcnemar(theirs, ours).p,
         dosed,
     )
+
+
+def share_broken(rows: Sequence[Row]) -> float:
+    """Of one case's pictures under one attack: 1 if they broke it, else 0; of an attack by doses, the share of these."""
+    units = _units(_cases(rows), len(rows), rows[0]["attack"]["name"] in DOSED)
+    return mean(float(is_broken(tried)) for tried in units.values())
 
 
 def attack_scores(found: Sequence[Outcome]) -> list[Score]:

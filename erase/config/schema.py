@@ -49,6 +49,11 @@ class ConceptSection(Section):
     keep: Annotated[Literal["auto"] | list[Name], BeforeValidator(_split_names)] = Field(
         "auto", description="Neighbours whose pictures must stay. auto: the nearest by text similarity."
     )
+    synonyms: Annotated[list[Name], BeforeValidator(_split_names)] | None = Field(
+        None,
+        description="Other names of it, which role forget_synonym_seen of `evaluate.roles` asks for beside its table's "
+        "own; judged, never trained. The world has its own.",
+    )
 
     @field_validator("anchor")
     @classmethod
@@ -65,6 +70,24 @@ class ConceptSection(Section):
         if value != "auto" and info.data.get("name", "").lower() in (k.lower() for k in value):
             raise ValueError("the concept stands among those to keep; take it out")
         return value
+
+    @field_validator("synonyms")
+    @classmethod
+    def _other_names(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None:
+            taken = {info.data.get("anchor", "").lower(): "the anchor"}
+            taken[info.data.get("name", "").lower()] = "the concept itself"
+            kept = info.data.get("keep", "auto")
+            taken |= {} if kept == "auto" else {name.lower(): "to be kept" for name in kept}
+            for name in value:
+                if name.lower() in taken:
+                    raise ValueError(f"{name!r} is {taken[name.lower()]}; take it out")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`synonyms` came later, and is left out where there are none: older runs dump as they did."""
+        return {key: value for key, value in dump(self).items() if value is not None or key != "synonyms"}
 
 
 class RoleSection(Section):
@@ -204,8 +227,9 @@ class EvaluateSection(Section):
     skip: bool = Field(False, description="Leave judging out; `erase eval RUN` does it later.")
     roles: Annotated[list[Name], BeforeValidator(_split_names)] | None = Field(
         None,
-        description="Further kinds of prompts: forget_synonym_seen, forget_synonym_rare, forget_description, all "
-        "(docs/evaluation.md). More pictures, and what direct prompts do not show.",
+        description="Further kinds of prompts: forget_synonym_seen, forget_synonym_rare, forget_description, all, on "
+        "models other than the world also forget_super, forget_lang, compose, in_prompt (docs/evaluation.md). More "
+        "pictures, and what direct prompts do not show.",
     )
     files: list[Words] | None = Field(
         None,

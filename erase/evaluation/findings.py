@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from erase.errors import InputError
 from erase.evaluation.classes import ClassScore, class_scores
 from erase.evaluation.distances import DISTANCES, LEAST, Shift, check_features, shift
-from erase.evaluation.metrics import Change, Score
+from erase.evaluation.languages import TAG
+from erase.evaluation.metrics import FURTHER, Change, Score
 from erase.evaluation.paired import MARGIN, Retained, non_inferiority
 from erase.evaluation.power import WANTED, advice, prompts_to_decide
 from erase.evaluation.rows import Row, pairs
@@ -67,6 +68,22 @@ class TwinDistance:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleFinding:
+    """Whether the unerased model drew what a further role asks for (`drawn`): `before` is the share of `n` pictures.
+
+    Where it did not, the role's score after says nothing: what was never there can neither be erased nor be kept.
+    `languages` are those that the role's prompts are in, where it is one of languages.
+    """
+
+    role: str
+    name: str
+    before: float
+    n: int
+    drawn: bool
+    languages: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """All of it, for the report."""
 
@@ -75,6 +92,7 @@ class Findings:
     advice: list[Advice]
     twins: list[TwinDistance]
     shifts: list[Shift]
+    roles: list[RoleFinding] = field(default_factory=list)
 
 
 def find(
@@ -103,7 +121,22 @@ def find(
         too_wide(scores),
         twin_distances(rows, features),
         shifts(rows, features, about or {}) if features else [],
+        further_roles(rows, scores),
     )
+
+
+def further_roles(rows: Sequence[Row], scores: Sequence[Score]) -> list[RoleFinding]:
+    """Every role of `FURTHER` that has an accuracy, from prompts of this program or of a file."""
+    before = {score.name: score for score in scores if score.arm == "before"}
+    found = []
+    for name, metric in FURTHER.items():
+        if not metric.counts or name not in before:
+            continue
+        templates = [row["template_id"].split("-") for row in rows if row["role"] == metric.role]
+        spoken = [parts[1] for parts in templates if parts[0] == TAG and len(parts) > 1]
+        value = before[name].value
+        found.append(RoleFinding(metric.role, name, value, before[name].n, value >= DRAWN, list(dict.fromkeys(spoken))))
+    return found
 
 
 def retention(scores: Sequence[Score], changes: Sequence[Change], margin: float = MARGIN) -> list[Retention]:

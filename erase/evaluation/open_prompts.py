@@ -13,6 +13,7 @@ from erase.concept import Kind, Request, phrase
 from erase.errors import InputError, printable
 from erase.evaluation.prompt_files import CONCEPT_ROLES, TOLD_ROLES, Line, PromptFile
 from erase.evaluation.prompts import Ask, resolve
+from erase.evaluation.thesaurus import same_things
 from erase.world.vocabulary import Vocabulary
 
 # A frame and a place or light make a sentence: 12 x 20 for each name.
@@ -143,15 +144,20 @@ COMMON: dict[Kind, tuple[str, ...]] = {
 
 def offered_names(request: Request, kind: Kind, told: Sequence[str] = ()) -> tuple[str, ...]:
     """What a picture may show in a judge's eyes: the concepts, their anchors, what is kept, what prompt files say
-    (`told`), and common names."""
+    (`told`), and common names but those that mean a concept."""
     names: dict[str, None] = {}
     for concept in (*request.concepts, *request.earlier):
         if concept.kind == kind:
             names |= dict.fromkeys(filter(None, (concept.name, concept.anchor, *concept.keep)))
     known = {_plain(name) for name in names}
     names |= dict.fromkeys(name for name in told if _plain(name) not in known)
-    known |= {_plain(name) for name in told}
+    known |= {_plain(name) for name in told} | meant(request)
     return (*names, *(name for name in COMMON[kind] if name.casefold() not in known))
+
+
+def meant(request: Request) -> frozenset[str]:
+    """In lower case, all that is erased or was by any of its names: none of them is what is to stay."""
+    return request.gone.union(*(same_things(concept) for concept in (*request.concepts, *request.earlier)))
 
 
 def open_asks(request: Request, prompts: int, seeds: int, known: Sequence[str] | None = None) -> list[Ask]:
@@ -169,7 +175,7 @@ def open_asks(request: Request, prompts: int, seeds: int, known: Sequence[str] |
     if len(own) > 1 and prompts < 2 * len(own):
         raise InputError(f"evaluate.prompts {prompts} are too few for {len(own)} concepts; two each are the least")
     kept = dict.fromkeys(name for name, _ in request.kept)
-    rest = [n for n in COMMON[kind] if n.casefold() not in request.gone and n not in kept]
+    rest = [n for n in COMMON[kind] if n.casefold() not in meant(request) and n not in kept]
     groups = {"forget": own, "neighbour": list(kept), "retain_in": rest}
     asks = []
     for role, names in groups.items():
@@ -188,18 +194,24 @@ def one_kind(request: Request) -> Kind:
 
 
 def _asks(role: str, kind: Kind, names: Sequence[str], number: int, seeds: int) -> list[Ask]:
-    """One sentence: names in turn, then frames, then ends, in steps that keep all of them distinct."""
+    """One sentence about one of the names, as `turn` chooses it."""
     frames, ends = FRAMES[kind], ENDS.get(kind, PLACES)
-    place, turn = number % len(names), number // len(names)
-    if turn >= len(frames) * len(ends):
-        room = len(names) * len(frames) * len(ends)
+    room = len(names) * len(frames) * len(ends)
+    if number >= room:
         raise InputError(f"evaluate.prompts: more than the {room} sentences that there are for {role}; raise seeds")
-    frame = (turn + place) % len(frames)
-    end = (turn // len(frames) + turn + 5 * place) % len(ends)
+    place, frame, end = turn(number, len(names), len(frames), len(ends))
     name = names[place]
     prompt, template = phrase(frames[frame], name) + ends[end], f"{kind}-{frame}-{end}"
     prompt_id = f"{template}.{name.replace(' ', '-')}"
     return [Ask(role, prompt, prompt_id, template, seed, {kind: name}) for seed in range(seeds)]
+
+
+def turn(number: int, names: int, frames: int, ends: int) -> tuple[int, int, int]:
+    """Places of the name, frame and end of a sentence: names in turn, then frames, then ends, in steps that keep all
+    names x frames x ends of them distinct."""
+    place, lap = number % names, number // names
+    frame = (lap + place) % frames
+    return place, frame, (lap // frames + lap + 5 * place) % ends
 
 
 def told_names(files: Sequence[PromptFile]) -> tuple[str, ...]:

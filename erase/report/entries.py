@@ -93,6 +93,17 @@ class ShiftEntry(Entry):
         return self
 
 
+class RoleEntry(Entry):
+    """Whether the unerased model drew what a further role asks for, and the languages that it was asked in."""
+
+    role: str
+    name: str
+    before: Share
+    n: Positive
+    drawn: bool
+    languages: list[str] = []
+
+
 class FindingsEntry(Entry):
     """All of these of one run."""
 
@@ -101,3 +112,4 @@ class FindingsEntry(Entry):
     advice: list[AdviceEntry] = []
     twins: list[TwinEntry] = []
     shifts: list[ShiftEntry] = []
+    roles: list[RoleEntry] = []

@@ -20,6 +20,7 @@ from erase.report.gold import gold_html
 from erase.report.page import CSS, TEMPLATE
 from erase.report.plots import label, losses_svg, read_steps, scores_svg
 from erase.report.retention import retention_section
+from erase.report.roles import TITLES, roles_section
 from erase.report.schema import Pair, Report, ScoreEntry, read_report
 from erase.report.template import filled
 from erase.report.words import NARROW, change_words, concept_name, headline, lead, nested, show, spread
@@ -30,9 +31,7 @@ LARGEST = 384  # pixels a side; larger pictures are embedded smaller
 SMALL = 128  # pictures up to this side are enlarged without smoothing
 GROUPS = {
     "forget": "Prompts that name the concept",
-    "forget_synonym_seen": "Common synonyms of it",
-    "forget_synonym_rare": "Rare synonyms of it",
-    "forget_description": "Descriptions of it",
+    **TITLES,
     "neighbour": "Its neighbours",
     "retain_in": "Other concepts",
     "retain_cross": "The other domain",
@@ -70,6 +69,7 @@ def render(report: Report, folder: Path) -> str:
         "tables": tables(report),
         "gold": Markup(gold_html(report)),
         "unjudged": UNJUDGED,
+        "roles": roles_section(report),
         "retention": retention_section(report),
         "attacks": Markup(attack_section(folder, embed, report.gold)),
         "worst": Markup(worst_section(folder, embed) if report.scores else ""),

@@ -84,6 +84,7 @@ same prompts and seeds pair by pair.</p>{% for name, rows in tables %}{% if name
 {% for cell in row.cells %}<td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small></td>
 {% endfor %}<td class="n" data-label="pictures">{{ row.n }}</td></tr>{% endfor %}</tbody></table>{% endfor %}</section>
 {% else %}<section><h2>Scores</h2><p>{{ unjudged }}</p></section>{% endif %}
+{{ roles }}
 {{ retention }}
 {{ worst }}
 {{ gold }}

@@ -35,6 +35,14 @@ NAMES = {
     "clip_score_forget": "CLIP score, concept",
     "clip_score_retain": "CLIP score, others",
     "retain_agreement": "Same answer as before",
+    "forget_synonym_seen_accuracy": "Drawn by common synonyms",
+    "forget_synonym_rare_accuracy": "Drawn by rare synonyms",
+    "forget_description_accuracy": "Drawn by descriptions",
+    "forget_super_accuracy": "Drawn by its family's name",
+    "forget_lang_accuracy": "Drawn in other languages",
+    "compose_accuracy": "Drawn beside another thing",
+    "in_prompt_kept": "Other thing drawn beside it",
+    "clip_score_general": "CLIP score, general prompts",
 }
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

@@ -19,7 +19,13 @@ from erase.runtime import write_text
 
 VERSION = 1
 MOST = 24  # concepts of which the page shows pictures
-SHOWN = {"forget": 8, **dict.fromkeys(CONCEPT_ROLES[1:], 4), "neighbour": 4, "retain_in": 4, "earlier": 4}
+SHOWN = {
+    "forget": 8,
+    **dict.fromkeys((*CONCEPT_ROLES[1:], "in_prompt"), 4),
+    "neighbour": 4,
+    "retain_in": 4,
+    "earlier": 4,
+}
 
 
 def _inside(path: str) -> str:

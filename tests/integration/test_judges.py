@@ -27,10 +27,11 @@ from erase.config import load_config
 from erase.errors import InputError
 from erase.evaluation.imagenet import load_imagenet
 from erase.evaluation.imagenet_names import FAMILIES, UNSURE, class_names, classes_of, named_classes
-from erase.evaluation.judge import parse_judges
+from erase.evaluation.judge import Sight, parse_judges
 from erase.evaluation.judges import load_judges
 from erase.evaluation.nudity import load_nudity, measured_floor
 from erase.evaluation.open_prompts import offered_names, open_asks
+from erase.evaluation.open_roles import OPEN_ROLES
 from erase.evaluation.panel import Panel, check_names
 from erase.evaluation.rows import read_rows
 from erase.evaluation.zero_shot import load_zero_shot
@@ -490,6 +491,78 @@ def test_inception_is_heard_on_another_model(
     assert "InceptionV3" in (folder / runs.PAGE).read_text()
 
 
+# Roles
+
+
+class Sees:
+    """A judge that believes the prompt, but never sees a family's member."""
+
+    name, facts = "clip", {"judge": "a stand-in"}
+
+    def look(self, images: Any, prompts: Any) -> list[Sight]:
+        found = []
+        for prompt in prompts:
+            shown = "dog" if prompt.startswith("a photograph of a dog") else "none" if " pet" in prompt else "cat"
+            found.append(Sight({"object": shown, "object_prob": 0.9, "abstain": shown == "none"}, 0.3, np.ones(4) / 2))
+        return found
+
+
+def test_roles_of_an_open_model_are_drawn_judged_scored_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_tiny(usual=True).pipeline().save_pretrained(tmp_path / "tiny")
+    monkeypatch.setattr("erase.scoring.load_panel", lambda *given: Panel(None, (Sees(),), ("cat", "dog", "car")))
+    given = {
+        **SHORT,
+        "model": str(tmp_path / "tiny"),
+        "concept": "cat",
+        "concept.keep": ["dog"],
+        "concept.synonyms": ["mouser"],
+        "evaluate.prompts": 7,
+        "evaluate.steps": 1,
+        "evaluate.roles": ["all"],
+        "evaluate.judges": ["clip"],
+        "output": str(tmp_path / "run"),
+    }
+    seen: list[Event] = []
+    folder = workflow.erase(load_config(None, given), on_event=seen.append)
+    rows, report = read_rows(folder / runs.ROWS), read_report(folder / runs.REPORT)
+    prompts = {role: [r["prompt"] for r in rows if r["role"] == role and r["arm"] == "after"] for role in OPEN_ROLES}
+    assert {role: len(set(found)) for role, found in prompts.items()} == dict.fromkeys(OPEN_ROLES, 7)
+    assert any("mouser" in prompt for prompt in prompts["forget_synonym_seen"])
+    assert not any("猫" in prompt for prompt in prompts["forget_lang"]) and "eine Katze" in prompts["forget_lang"]
+    before = {s.name: s for s in report.scores if s.arm == "before"}
+    for role in OPEN_ROLES[:-1]:
+        score = before[f"{role}_accuracy"]
+        assert score.value == (role != "forget_super") and not score.higher_is_better and score.n == 7
+    kept = before["in_prompt_kept"]
+    assert kept.higher_is_better and 0 < kept.value < 1
+    assert {change.name for change in report.changes} >= {"in_prompt_kept", "compose_accuracy", "forget_lang_accuracy"}
+    assert report.findings is not None
+    told = {one.role: one for one in report.findings.roles}
+    assert told.keys() == set(OPEN_ROLES)
+    assert {role for role, one in told.items() if not one.drawn} == {"forget_super"} | (
+        {"in_prompt"} if kept.value < 0.5 else set()
+    )
+    assert told["forget_lang"].languages == ["de", "es", "fr", "it", "pt"]
+    lines = [event.text for event in seen if isinstance(event, Warned)]
+    assert "role forget_lang asks in de, es, fr, it, pt; the tokenizer has no words in zh, ja" in lines
+    (vain,) = [text for text in lines if text.startswith("role forget_super says nothing here")]
+    assert "in 0.0% of 7 pictures, and 50% are wanted" in vain
+    page = (folder / runs.PAGE).read_text()
+    shown = {role: [pair for pair in report.images if pair.role == role] for role in OPEN_ROLES}
+    assert all(shown.values()) and all(pair.after.good == (pair.after.answer == "dog") for pair in shown["in_prompt"])
+    section = page[page.index("<h2>Further roles</h2>") :].partition("</section>")[0]
+    assert section.count("Says nothing here.") == len([one for one in told.values() if not one.drawn])
+    assert "Asked in de, es, fr, it, pt." in section
+    workflow.rescore(folder)
+    assert read_report(folder / runs.REPORT) == report
+    asked = {"concept.synonyms": ["tabby", "queen"], "evaluate.roles": ["forget_synonym_seen"]}
+    workflow.evaluate(folder, asked=asked)
+    again = {r["prompt"] for r in read_rows(folder / runs.ROWS) if r["role"] == "forget_synonym_seen"}
+    assert any("tabby" in prompt for prompt in again) and not any("mouser" in prompt for prompt in again)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -503,7 +576,20 @@ def test_inception_is_heard_on_another_model(
         ({"evaluate.judges": ["nudenet:threshold=0.1", "clip"], "concept.kind": "nudity"}, "weights of|below 0.25"),
         ({"evaluate.files": ["none.csv"]}, "no prompt file at none.csv"),
         ({"evaluate.inception": "w.pth"}, "evaluate.inception needs a judged run; name a judge of this model"),
-        ({"evaluate.roles": ["all"], "evaluate.judges": ["clip"]}, "roles are words of the world"),
+        ({"evaluate.roles": ["all"]}, "evaluate.roles need a judge on this model; name one: --judge clip"),
+        (
+            {"evaluate.roles": ["forget_rare"], "evaluate.judges": ["clip"]},
+            "'forget_rare' is no role; did you mean 'forget_synonym_rare'",
+        ),
+        (
+            {
+                "evaluate.roles": ["forget_super"],
+                "evaluate.judges": ["clip"],
+                "concept": "zork",
+                "concept.keep": ["dog"],
+            },
+            "forget_super is not to be had: the table of words has none for the object zork; give --prompts",
+        ),
     ],
 )
 def test_judges_that_cannot_be_are_refused_before_a_folder_is_made(

@@ -256,8 +256,9 @@ def test_judges_prompts_and_roles_reach_the_configuration_and_the_eval(workflow,
     _, (config,), given = workflow.calls[-1]
     assert config.evaluate.judges == ["clip:ViT-B-32,weights=x", "nudenet"] and given["cache"] == Path("kept")
     assert config.evaluate.files == [f"general={tmp_path / 'a.csv'}"] and config.evaluate.roles is None
-    assert main(["eval", "r", *flags, "--roles", "all"]) == 0
+    assert main(["eval", "r", *flags, "--roles", "all", "--synonyms", "kitty,tom"]) == 0
     asked = {"evaluate.judges": flags[1:4:2], "evaluate.files": flags[5:], "evaluate.roles": "all"}
+    asked["concept.synonyms"] = "kitty,tom"
     assert workflow.calls[-1][:2] == ("evaluate", (Path("r"),)) and workflow.calls[-1][2]["asked"] == asked
     assert "cache" not in workflow.calls[-1][2]
     capsys.readouterr()

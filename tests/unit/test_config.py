@@ -170,7 +170,10 @@ def test_every_problem_is_reported_at_once_with_value_and_remedy(write):
         ("concept: {name: dog, keep: {a: 1}}", "concept.keep: must be a valid list, got {'a': 1}"),
         ("concept: {name: '  '}", "concept.name: must have at least 1 character"),
         ("concept: [[dog]]", "must be a name, or settings of its own"),
-        ("concept: no", "concept: must be a name, or settings of its own (name, kind, anchor, keep), got False"),
+        (
+            "concept: no",
+            "concept: must be a name, or settings of its own (name, kind, anchor, keep, synonyms), got False",
+        ),
         ("concept: dog\ntrain: 5", "train: must be settings of its own (rounds, batch, "),
         ("concept: dog\ndevice: gpu", "device: 'gpu' is not auto, cpu, cuda, cuda:N or mps"),
         ("concept: dog\nseed: -1", "seed: must be at least 0, got -1"),
@@ -313,7 +316,7 @@ def test_problems_of_one_among_several_concepts_say_which(write):
     assert [line.strip() for line in said[1:]] == [
         "concept.1.ancor: unknown key; did you mean 'anchor'?",
         "concept.2.name: required",
-        "concept.3: must be a name, or settings of its own (name, kind, anchor, keep), got 3",
+        "concept.3: must be a name, or settings of its own (name, kind, anchor, keep, synonyms), got 3",
         "concept.4.kind: 'thing' is not one of 'auto', 'object', 'style', 'person' or 'nudity'",
         "concept.4.keep: the concept stands among those to keep; take it out, got ['fox']",
     ]
