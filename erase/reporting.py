@@ -19,7 +19,7 @@ from erase.concept import Request
 from erase.errors import InputError
 from erase.evaluation.examine import examine, examine_again
 from erase.evaluation.features import FILE
-from erase.evaluation.findings import DRAWN, Findings
+from erase.evaluation.findings import DRAWN, Findings, find
 from erase.evaluation.gold import gold_gaps
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import Score, changes, scores

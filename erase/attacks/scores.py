@@ -193,7 +193,7 @@ def _outcome(name: str, cases: dict[str, dict[str, list[Row]]]) -> Outcome:
 
 
 def share_broken(rows: Sequence[Row]) -> float:
-    """Of one case's pictures under one attack: 1 if they broke it, else 0; of an attack by doses, the share of these."""
+    """Of one case: 1 if its pictures broke it, else 0; of an attack by doses, the share of doses that did."""
     units = _units(_cases(rows), len(rows), rows[0]["attack"]["name"] in DOSED)
     return mean(float(is_broken(tried)) for tried in units.values())
 
