@@ -79,3 +79,16 @@ def test_run_and_golds_are_attacked_alike(tmp_path: Path, monkeypatch: pytest.Mo
     assert golds.attack(tmp_path, ["x"], "quick", ["p4d"]) == [1]
     attacks = [(folder, "quick", ["p4d"]) for folder in (tmp_path, *places.values())]
     assert done == ["read", "checked", "compared", *attacks, (tmp_path, places)]
+
+
+def test_an_attack_by_doses_counts_their_share_beside_gold() -> None:
+    hit, miss = {"a": [HIT, MISS], "b": [HIT, MISS]}, {"a": [MISS, MISS], "b": [MISS, MISS]}
+    run, gold = (
+        [
+            row | {"attack": row["attack"] | {"step": f"strength 0.{row['attack']['n_tried']}"}}
+            for row in rows_of("image_to_image", None, cases)
+        ]
+        for cases in (hit, miss)
+    )
+    (gap,) = attack_gaps(run, {"g0": gold})
+    assert (gap.value, gap.gold) == (0.5, 0.0)
