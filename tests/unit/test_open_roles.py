@@ -285,7 +285,7 @@ def test_synonyms_are_the_concepts_and_leave_older_runs_as_they_were():
     assert "synonyms" not in load_config(None, {"concept": "cat"}).model_dump()["concept"]
     several = {"model": "some/model", "concept": [{"name": "otter", "synonyms": ["lutra"]}, "owl"]}
     for other in (given, several):
-        found = deciding(load_config(None, other), {"concept"})["concept"]
+        found = deciding(load_config(None, other), {"concept", "train"})["concept"]
         assert "synonyms" not in str(found), "a finished run may be judged with others"
     for changes, said in (
         ({"concept.synonyms": ["Otter"]}, "'Otter' is the concept itself"),
