@@ -27,6 +27,7 @@ from erase.runtime import write_text
 Runs = dict[tuple[str, int], Line]  # (concept, seed) -> run
 MOST_LOST, LEAST_VALID, MOST_LEFT = 0.05, 0.90, 0.10
 RESAMPLES = 4000
+LEAST_FREE = 10  # degrees of freedom; of fewer a deviation's bootstrap says nothing
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "study", "axes.spines.top": False, "axes.spines.right": False}
 COLOURS = dict(zip(ARMS, ("#c2571a", "#d98e5f", "#b3892c", "#8a8a8a", "#7d3b75", "#3b7ea1", "#22506a"), strict=True))
 
@@ -93,7 +94,7 @@ def sampling(runs: Runs) -> float:
 
 
 def ratio(arm: Runs, dual: Runs) -> tuple[float, float, float] | None:
-    """Pooled deviation of an arm over that of `dual`, with a 95 % interval.
+    """Pooled deviation of an arm over that of `dual`, with a 95 % interval; None of too few runs.
 
     Log ratio -+ t times its bootstrap deviation. Seeds are drawn with replacement within each concept and arm; concepts
     stay, as the claim is about runs.
@@ -102,7 +103,7 @@ def ratio(arm: Runs, dual: Runs) -> tuple[float, float, float] | None:
     for place, runs in enumerate((arm, dual)):
         groups = [np.array(v) for v in by_concept({k: gap(x) for k, x in runs.items()}).values() if len(v) > 1]
         sd, more = within(runs)
-        if not more or not sd > 0:
+        if more < LEAST_FREE or not sd > 0:
             return None
         pooled.append(sd)
         free += more

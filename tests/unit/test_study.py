@@ -114,9 +114,13 @@ def test_an_arm_is_compared_on_the_runs_that_both_have(report):
 
 
 def test_deviation_is_that_within_concepts(report):
-    far = report.arms(runs(report, "dual", {"cat": [1.0, 3.0], "rocket": [11.0, 13.0]}), "test", "esd")["dual"]
-    assert report.within(far) == (pytest.approx(2**0.5), 2)
-    wide = report.arms(runs(report, "shared", {"cat": [1.0, 9.0], "rocket": [5.0, 13.0]}), "test", "esd")["shared"]
+    few = report.arms(runs(report, "dual", {"cat": [1.0, 3.0], "rocket": [11.0, 13.0]}), "test", "esd")["dual"]
+    assert report.within(few) == (pytest.approx(2**0.5), 2)
+    assert report.ratio(few, few) is None
+    gaps = {"cat": [1.0, 3.0] * 3, "rocket": [11.0, 13.0] * 3}
+    far = report.arms(runs(report, "dual", gaps), "test", "esd")["dual"]
+    apart = {concept: [4 * gap for gap in found] for concept, found in gaps.items()}
+    wide = report.arms(runs(report, "shared", apart), "test", "esd")["shared"]
     value, low, high = report.ratio(wide, far)
     assert value == pytest.approx(4.0)
     assert low < value < high
