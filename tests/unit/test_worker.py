@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ def test_a_worker_ends_with_its_code_and_last_error(tmp_path: Path, monkeypatch:
     assert not found.stopped
     # Another command with the same log: the error of the one before is not its own.
     assert Worker(["check"], tmp_path / "bad.log").wait(60) == Ended(0, "")
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Ctrl-C is not ignored, as it would be by what a shell started in the background: workers inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def begun(log: Path, **more: object) -> Worker:
