@@ -71,7 +71,7 @@ class Watch:
         self.last: dict[str, Tensor] = {}
         self.squares = {role: torch.zeros_like(self.start) for role in ("forget", "retain")}
         self.steps = dict.fromkeys(self.squares, 0)
-        self.series: dict[str, list[float]] = {k: [] for k in ("cosine", "own_f", "own_r", "cross", "held", "norms")}
+        self.series: dict[str, list[float]] = {k: [] for k in ("cosine", "own_f", "own_r", "cross", "held")}
         self.first: list[float] = []
         self.raw: Tensor | None = None
         inner = getattr(session.optimizer, "_rated", None)  # of one optimizer for both roles
@@ -125,8 +125,8 @@ class Watch:
 
     def _ratio(self) -> list[float]:
         """Quantiles over coordinates of log10 v_f / v_r so far."""
-        mean = {r: self.squares[r] / (1 - BETA ** self.steps[r]) for r in self.squares}
-        ratio = ((mean["forget"] + EPS) / (mean["retain"] + EPS)).log10().numpy()
+        second = {r: self.squares[r] / (1 - BETA ** self.steps[r]) for r in self.squares}
+        ratio = ((second["forget"] + EPS) / (second["retain"] + EPS)).log10().numpy()
         return [float(q) for q in np.quantile(ratio, (0.05, 0.25, 0.5, 0.75, 0.95))]
 
     def _weights(self) -> Tensor:

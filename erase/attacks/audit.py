@@ -20,10 +20,8 @@ from erase.models import Model
 from erase.runtime import stable_seed
 from erase.sampling import Shot, at_once, denoise, first_noise
 
-ALONE, OWN = (
-    "alone",
-    "own word",
-)  # steps of the rows: whether a token of the concept's own name is among those asked for
+# Steps of the rows: whether a token of the concept's own name is among those asked for.
+ALONE, OWN = "alone", "own word"
 
 
 def audit_words(subject: Subject, budget: Budget) -> list[Try]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import cache
 
 from timm.data.imagenet_info import ImageNetInfo
 
@@ -157,6 +158,7 @@ def named_classes(names: Sequence[str]) -> tuple[list[str], dict[str, list[int]]
     return labels, meant
 
 
+@cache  # each name of a run is looked up in them
 def class_names() -> list[str]:
     """ImageNet's 1,000 classes in their order, synonyms separated by commas."""
     info = ImageNetInfo()

@@ -175,7 +175,8 @@ def open_asks(request: Request, prompts: int, seeds: int, known: Sequence[str] |
     if len(own) > 1 and prompts < 2 * len(own):
         raise InputError(f"evaluate.prompts {prompts} are too few for {len(own)} concepts; two each are the least")
     kept = dict.fromkeys(name for name, _ in request.kept)
-    rest = [n for n in COMMON[kind] if n.casefold() not in meant(request) and n not in kept]
+    gone = meant(request)
+    rest = [n for n in COMMON[kind] if n.casefold() not in gone and n not in kept]
     groups = {"forget": own, "neighbour": list(kept), "retain_in": rest}
     asks = []
     for role, names in groups.items():
