@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,13 @@ from erase.errors import EraseError, InputError, Interrupted
 from erase.events import OnEvent, Progress, ShouldStop, ignore, never
 from erase.models import Model, Text, join
 from erase.runtime import stable_seed
+
+SMALL = 32  # pictures at a time: more of them only overflow a CPU's caches
+MOST_HANDS = 4  # threads take turns at Python itself
+LEAST_EACH = 8  # pictures: smaller batches cost more than they gain
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +62,43 @@ def at_once(model: Model) -> int:
     A GPU with little to do at a time waits for its orders; a CPU is busy at 32 and only loses its caches beyond. Who
     has parts of the model wait elsewhere is short of memory: an eighth.
     """
-    latents, most = (2**18, 256) if model.device.type == "cuda" else (2**16, 32)
+    latents, most = (2**18, 256) if model.device.type == "cuda" else (2**16, SMALL)
     latents //= 8 if model.offload else 1
     return max(1, min(most, latents // math.prod(model.latent_shape)))
 
 
-def dealt(batch: int, count: int, group: Group) -> int:
-    """How many of `count` each process of a group makes at a time: `batch`, or fewer if some had nothing to do then.
+def dealt(batch: int, count: int, sharers: int) -> int:
+    """How many of `count` each sharer makes at a time: `batch`, or fewer if some had nothing to do then.
 
-    Batches go round the processes. As long as there are enough of them they are those of a single process.
+    Batches go round the sharers. As long as there are enough of them they are those of a single one.
     """
-    return max(1, min(batch, -(-count // group.size)))
+    return max(1, min(batch, -(-count // sharers)))
+
+
+def hands(model: Model, count: int) -> int:
+    """How many batches of `count` pictures are best drawn at the same time, each by a thread of its own.
+
+    A small picture is many small operations, which two cores together finish little sooner than one; a batch for each
+    core is done in three quarters of the time (docs/performance.md). Large pictures fill all cores, a GPU has one
+    queue, and parts that wait elsewhere are fetched for one batch at a time.
+    """
+    if model.device.type != "cpu" or model.offload or at_once(model) < SMALL:
+        return 1
+    return max(1, min(torch.get_num_threads(), MOST_HANDS, count // LEAST_EACH))
+
+
+@contextmanager
+def drawing(count: int) -> Iterator[Callable[[Callable[[Item], Made], Iterable[Item]], Iterable[Made]]]:
+    """A `map` that works in `count` threads, which divide torch's threads among them; of one, the built-in one."""
+    if count == 1:
+        yield map
+        return
+    cores = torch.get_num_threads()
+    with ThreadPoolExecutor(count, "drawing", torch.set_num_threads, (cores // count,)) as pool:
+        try:
+            yield pool.map
+        finally:
+            torch.set_num_threads(cores)  # each thread's setting is also that of all threads to come
 
 
 Visit = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
@@ -139,41 +174,50 @@ def sample(
     """
     if not shots:
         return []
-    batch = at_once(model) if batch is None else batch
-    if steps < 1 or batch < 1:
+    if steps < 1 or (batch is not None and batch < 1):
         raise InputError(f"steps and batch must be 1 or more, got {steps} and {batch}")
     hiding = model.hiding
-    empty, batch = model.encode([hiding.negative if hiding else ""]), dealt(batch, len(shots), group)
-    parts: list[tuple[list[np.ndarray], list[int]]] = []
-    for turn in range(0, len(shots), batch * group.size):
-        if group.any(should_stop()):
-            raise Interrupted(f"stopped while {what}, {turn} of {len(shots)} pictures done")
-        start = turn + batch * group.rank
-        chosen = shots[start : start + batch]
-        drawn, bad = _draw(model, chosen, empty, steps, guidance) if chosen else ([], [])
-        parts.append((drawn, [start + i for i in bad]))
-        found = min((place for places in group.gather(parts[-1][1]) for place in places), default=None)
-        if broken == "raise" and found is not None:
-            prompt = shots[found].prompt
-            raise EraseError(f"NaN or infinity in the latents of {prompt!r}; the model's weights are broken")
-        for place, picture in enumerate(drawn, start):
-            if seen is not None:
-                seen(place, picture)
-        on_event(Progress(what=what, done=min(turn + batch * group.size, len(shots)), total=len(shots)))
-    every = [part for turns in zip(*group.gather(parts), strict=True) for part in turns]
+    empty = model.encode([hiding.negative if hiding else ""])
+    # Processes must agree on whose turn it is, whatever their threads; and who names a batch has memory for one.
+    side = hands(model, len(shots)) if batch is None and group.size == 1 else 1
+    batch = dealt(at_once(model) if batch is None else batch, len(shots), group.size * side)
+
+    def draw(asked: tuple[list[Shot], Text]) -> tuple[list[np.ndarray], list[bool]]:
+        chosen, text = asked
+        return develop(model, denoise(model, text, empty, first_noise(model, chosen), steps, guidance))
+
+    parts: list[list[tuple[np.ndarray, bool]]] = []  # pictures, and whether each is black
+    with drawing(side) as each:
+        for turn in range(0, len(shots), batch * side * group.size):
+            if group.any(should_stop()):
+                raise Interrupted(f"stopped while {what}, {turn} of {len(shots)} pictures done")
+            start = turn + batch * group.rank
+            chosen = [part for i in range(side) if (part := shots[start + i * batch :][:batch])]
+            asked = [(part, _told(model, part)) for part in chosen]  # here, since tokenizers know no threads
+            parts.append([one for part in each(draw, asked) for one in zip(*part, strict=True)])
+            bad = [start + i for i, (_, black) in enumerate(parts[-1]) if black]
+            found = min((place for places in group.gather(bad) for place in places), default=None)
+            if broken == "raise" and found is not None:
+                prompt = shots[found].prompt
+                raise EraseError(f"NaN or infinity in the latents of {prompt!r}; the model's weights are broken")
+            for place, (picture, _) in enumerate(parts[-1], start):
+                if seen is not None:
+                    seen(place, picture)
+            on_event(Progress(what=what, done=min(turn + batch * side * group.size, len(shots)), total=len(shots)))
+    every = [one for turns in zip(*group.gather(parts), strict=True) for part in turns for one in part]
     if lost is not None:
-        lost.update(place for _, places in every for place in places)
-    return [picture for drawn, _ in every for picture in drawn]
+        lost.update(place for place, (_, black) in enumerate(every) if black)
+    return [picture for picture, _ in every]
 
 
-def _draw(
-    model: Model, shots: list[Shot], empty: Text, steps: int, guidance: float
-) -> tuple[list[np.ndarray], list[int]]:
-    """One batch: its pictures, and the places of those that are black since their latents are not finite."""
-    noise, hiding = first_noise(model, shots), model.hiding
-    told = [hiding.read(s.prompt) if hiding else s.prompt for s in shots]
-    latents = denoise(model, model.encode(told), empty, noise, steps, guidance)
+def _told(model: Model, shots: list[Shot]) -> Text:
+    """The prompts as the model is to read them."""
+    return model.encode([model.hiding.read(shot.prompt) if model.hiding else shot.prompt for shot in shots])
+
+
+def develop(model: Model, latents: Tensor) -> tuple[list[np.ndarray], list[bool]]:
+    """Clean latents (N, C, h, w) to pictures, and which of them are black since they were not finite."""
     finite = torch.isfinite(latents).flatten(1).all(1)
     decoded = model.decode(torch.where(finite[:, None, None, None], latents, torch.zeros_like(latents)))
     decoded[~finite.cpu()] = 0
-    return list(decoded.numpy()), [int(i) for i in (~finite).nonzero()]
+    return list(decoded.numpy()), (~finite).tolist()

@@ -14,11 +14,11 @@ import torch
 
 from erase.attacks.budget import Budget
 from erase.attacks.inject import filled
-from erase.attacks.subject import Subject, Try, develop, originally
+from erase.attacks.subject import Subject, Try, in_turns, originally
 from erase.evaluation.prompts import Ask
 from erase.models import Model
 from erase.runtime import stable_seed
-from erase.sampling import Shot, at_once, denoise, first_noise
+from erase.sampling import Shot, denoise, develop, first_noise
 
 # Steps of the rows: whether a token of the concept's own name is among those asked for.
 ALONE, OWN = "alone", "own word"
@@ -93,25 +93,28 @@ def _asked(subject: Subject, asked: list[list[int]], name: str) -> list[Try]:
     domain = subject.request.concepts[0].kind
     only = {key: name if key == domain else None for key, name in subject.cases[0].expected.items()}
     pattern = replace(subject.cases[0], expected=only)
-    empty, size, found = model.encode([hiding.negative if hiding else ""]), at_once(model), []
-    for start in range(0, len(asked), size):
-        subject.rest(name, start, len(asked))
-        part = asked[start : start + size]
-        cases: list[Ask] = [
-            replace(
-                pattern,
-                prompt=" ".join(shown(model, token) for token in ids),
-                prompt_id="words/" + "-".join(map(str, ids)),
-                seed=subject.seed,
-            )
-            for ids in part
-        ]
-        shots: list[Shot] = [subject.shot(case) for case in cases]
-        text = model.read(filled(model, torch.tensor(part, device=model.device)))
-        clean = denoise(model, text, empty, first_noise(model, shots), subject.steps, subject.guidance)
-        steps = [OWN if own & set(ids) else ALONE for ids in part]
-        found += [
-            Try(case, 1, step, case.prompt, shot, image, lost)
-            for case, step, shot, image, lost in zip(cases, steps, shots, *develop(model, clean), strict=True)
-        ]
-    return found
+    cases: list[Ask] = [
+        replace(
+            pattern,
+            prompt=" ".join(shown(model, token) for token in ids),
+            prompt_id="words/" + "-".join(map(str, ids)),
+            seed=subject.seed,
+        )
+        for ids in asked
+    ]
+    shots: list[Shot] = [subject.shot(case) for case in cases]
+    words = filled(model, torch.tensor(asked, device=model.device))
+    empty = model.encode([hiding.negative if hiding else ""])
+
+    def draw(part: slice) -> list[tuple[np.ndarray, bool]]:
+        text, noise = model.read(tuple(ids[part] for ids in words)), first_noise(model, shots[part])
+        return list(
+            zip(*develop(model, denoise(model, text, empty, noise, subject.steps, subject.guidance)), strict=True)
+        )
+
+    drawn = [one for part in in_turns(subject, len(asked), name, draw) for one in part]
+    steps = [OWN if own & set(ids) else ALONE for ids in asked]
+    return [
+        Try(case, 1, step, case.prompt, shot, image, lost)
+        for case, step, shot, (image, lost) in zip(cases, steps, shots, drawn, strict=True)
+    ]

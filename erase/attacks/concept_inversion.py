@@ -12,10 +12,11 @@ from erase.attacks.bank import noised
 from erase.attacks.budget import Budget
 from erase.attacks.examples import concept_pictures
 from erase.attacks.inject import Ids, put_for, read_with, slopes, tables
-from erase.attacks.subject import Subject, Try, develop, noise_of, walk
+from erase.attacks.subject import Subject, Try, noise_of, walk
 from erase.concept import FRAMES, phrase
 from erase.models import Model
 from erase.runtime import stable_seed
+from erase.sampling import develop
 
 RATE, DECAY, BATCH = 0.05, 1e-2, 4
 

@@ -14,9 +14,10 @@ from erase.attacks.budget import Budget
 from erase.attacks.relearning import trainable
 from erase.attacks.subject import Subject
 from erase.attacks.table import ATTACKS
-from erase.sampling import at_once, denoise, first_noise
+from erase.sampling import at_once, denoise, drawing, first_noise, hands
 
 BATCH = 8
+MANY = 256  # pictures, as attacks draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def measure(subject: Subject, look: Look | None = None) -> Seconds:
     `look` judges pictures (H, W, 3) and their prompts; None counts no judging.
     """
     model = subject.model
-    size = min(BATCH, at_once(model))
+    size, side = min(BATCH, at_once(model)), hands(model, MANY)
     prompts = [subject.cases[0].prompt] * size
     with torch.no_grad():
         text = model.encode(prompts)
@@ -71,9 +72,10 @@ def measure(subject: Subject, look: Look | None = None) -> Seconds:
             look(pictures, prompts)
 
     pictures = list(model.decode(noise).numpy())
-    step, decoding = _timed(steps) / 2, _timed(develop)
+    with drawing(side) as each:  # as pictures are drawn
+        step, decoding = (_timed(lambda w=work: list(each(lambda _: w(), range(side)))) for work in (steps, develop))
     return Seconds(
-        (step * subject.steps + decoding) / size,
+        (step / 2 * subject.steps + decoding) / (size * side),
         _timed(slope) / size,
         _timed(train) / size,
         _timed(read) / size,
@@ -95,7 +97,7 @@ def expected(names: Sequence[str], budget: Budget, seconds: Seconds) -> dict[str
     return found
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _timed(work: Callable[[], object]) -> float:
     work()
     begun = time.perf_counter()
     work()

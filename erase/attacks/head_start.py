@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from erase.attacks.budget import Budget
-from erase.attacks.subject import Subject, Try, develop, noise_of, originally, targets, walk
+from erase.attacks.subject import Subject, Try, noise_of, originally, targets, walk
+from erase.sampling import develop
 
 STRENGTHS = (0.9, 0.7, 0.5, 0.3)  # share of the way back to noise; the least help first
 SHARES = (0.04, 0.12, 0.2, 0.4)  # of the steps that the original takes: 1, 3, 5 and 10 of 25; 1, 2, 3 and 4 of 10

@@ -18,7 +18,7 @@ from erase.evaluation.prompts import Ask
 from erase.events import OnEvent, Progress, ShouldStop, ignore, never
 from erase.models import Model, Text, put_tensors
 from erase.models.parameters import Tensors
-from erase.sampling import Shot, at_once, denoise, first_noise, sample
+from erase.sampling import Made, Shot, at_once, dealt, denoise, develop, drawing, first_noise, hands, sample
 
 Found = TypeVar("Found")
 APART = 10_000  # between the seeds of a case's further pictures, so that cases do not share any
@@ -158,6 +158,19 @@ def in_words(subject: Subject, words: list[list[str]], steps: list[str], what: s
 
 
 @torch.no_grad()
+def in_turns(subject: Subject, count: int, what: str, make: Callable[[slice], Made]) -> list[Made]:
+    """What `make` makes of each batch of `count` pictures, in order; some batches at once where that is faster."""
+    side, done = hands(subject.model, count), []
+    size = dealt(at_once(subject.model), count, side)
+    with drawing(side) as each:
+        for start in range(0, count, size * side):
+            subject.rest(what, start, count)
+            end = min(start + size * side, count)
+            done += each(make, [slice(i, min(i + size, end)) for i in range(start, end, size)])
+    return done
+
+
+@torch.no_grad()
 def walk(
     subject: Subject, text: Text, latents: Tensor, first: int = 0, last: int | None = None, what: str = ""
 ) -> Tensor:
@@ -166,25 +179,15 @@ def walk(
     Guidance steers away from what a baseline says; `text` is as the model is to read it (see `Subject.told`).
     """
     hiding = subject.model.hiding
-    empty, size, done = subject.model.encode([hiding.negative if hiding else ""]), at_once(subject.model), []
-    for start in range(0, len(latents), size):
-        subject.rest(what, start, len(latents))
-        part = slice(start, start + size)
-        done.append(
-            denoise(
-                subject.model, text[part], empty, latents[part], subject.steps, subject.guidance, first=first, last=last
-            )
-        )
+    empty = subject.model.encode([hiding.negative if hiding else ""])
+
+    def onward(part: slice) -> Tensor:
+        known = subject.model, text[part], empty, latents[part], subject.steps, subject.guidance
+        return denoise(*known, first=first, last=last)
+
+    done = in_turns(subject, len(latents), what, onward)
     subject.on_event(Progress(what=what, done=len(latents), total=len(latents)))
     return torch.cat(done)
-
-
-def develop(model: Model, latents: Tensor) -> tuple[list[np.ndarray], list[bool]]:
-    """Clean latents (N, C, h, w) to pictures, and which of them are black since they were not finite."""
-    finite = torch.isfinite(latents).flatten(1).all(1)
-    decoded = model.decode(torch.where(finite[:, None, None, None], latents, torch.zeros_like(latents)))
-    decoded[~finite.cpu()] = 0
-    return list(decoded.numpy()), (~finite).tolist()
 
 
 def noise_of(subject: Subject, turn: int = 0) -> Tensor:

@@ -122,7 +122,7 @@ def fill(
     prompt's. `trails` keeps the states on the way, for methods that draw from them; it needs both guidance branches.
     """
     parts: list[Pool] = []
-    empty, batch = model.encode([""]), dealt(plan.batch or at_once(model), len(pairs), group)
+    empty, batch = model.encode([""]), dealt(plan.batch or at_once(model), len(pairs), group.size)
     for turn in range(0, len(pairs), batch * group.size):
         if group.any(should_stop()):
             raise Interrupted(f"stopped while {what}; nothing was trained yet")

@@ -19,14 +19,14 @@ from erase.attacks import subject as subjects
 from erase.attacks.bank import noised, original_bank
 from erase.attacks.budget import LEVELS, Budget
 from erase.attacks.estimate import expected, measure
-from erase.attacks.subject import Subject, develop, noise_of, originally, targets, untouched
+from erase.attacks.subject import Subject, noise_of, originally, targets, untouched
 from erase.attacks.table import ATTACKS, TOKENS, chosen
 from erase.attacks.unlearn_diff_atk import prefix_loss
 from erase.concept import Concept, Request
 from erase.errors import InputError, Interrupted
 from erase.evaluation.prompts import Ask
 from erase.models import Hiding, Model, model_hash, put_tensors, select
-from erase.sampling import sample
+from erase.sampling import develop, sample
 from tests.integration.conftest import build_tiny
 
 CAT = Request((Concept("cat", keep=("dog", "fox")),))
