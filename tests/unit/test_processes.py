@@ -64,10 +64,10 @@ def test_what_does_not_divide_is_refused_with_a_remedy():
 
 
 def test_batches_are_those_of_one_process_while_there_are_enough():
-    assert dealt(32, 100, Group(0, 2)) == 32
-    assert dealt(32, 10, Group(0, 2)) == 5
-    assert dealt(32, 1, Group(0, 4)) == 1
-    assert dealt(32, 0, ALONE) == 1
+    assert dealt(32, 100, 2) == 32
+    assert dealt(32, 10, 2) == 5
+    assert dealt(32, 1, 4) == 1
+    assert dealt(32, 0, 1) == 1
 
 
 def test_one_process_alone_needs_no_other():
