@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,17 +88,35 @@ def hands(model: Model, count: int) -> int:
     return max(1, min(torch.get_num_threads(), MOST_HANDS, count // LEAST_EACH))
 
 
+class _Hand(threading.local):
+    """What a thread of `drawing` knows: `alone` once nobody waits for its pictures."""
+
+    alone: threading.Event | None = None
+
+
+_HAND = _Hand()
+
+
 @contextmanager
 def drawing(count: int) -> Iterator[Callable[[Callable[[Item], Made], Iterable[Item]], Iterable[Made]]]:
-    """A `map` that works in `count` threads, which divide torch's threads among them; of one, the built-in one."""
+    """A `map` that works in `count` threads, which divide torch's threads among them; of one, the built-in one.
+
+    Leaving the block before all is drawn ends a thread's `denoise` at its next step.
+    """
     if count == 1:
         yield map
         return
-    cores = torch.get_num_threads()
-    with ThreadPoolExecutor(count, "drawing", torch.set_num_threads, (cores // count,)) as pool:
+    cores, alone = torch.get_num_threads(), threading.Event()
+
+    def begin() -> None:
+        torch.set_num_threads(cores // count)
+        _HAND.alone = alone
+
+    with ThreadPoolExecutor(count, "drawing", begin) as pool:
         try:
             yield pool.map
         finally:
+            alone.set()  # of an error or Ctrl-C: what is under way would hold up the end
             torch.set_num_threads(cores)  # each thread's setting is also that of all threads to come
 
 
@@ -131,6 +150,8 @@ def denoise(
     # Empty branch first, as in diffusers' pipelines: so the pictures agree to the bit.
     context = join([empty.repeat(len(text)), text]) if both else text
     for i, t in list(enumerate(solver.timesteps))[first:last]:
+        if _HAND.alone and _HAND.alone.is_set():
+            raise Interrupted("stopped while drawing, since nobody waits for the pictures")
         doubled = torch.cat([latents, latents]) if both else latents
         predicted = model.predict(doubled, t, context)
         if both:
@@ -176,8 +197,7 @@ def sample(
         return []
     if steps < 1 or (batch is not None and batch < 1):
         raise InputError(f"steps and batch must be 1 or more, got {steps} and {batch}")
-    hiding = model.hiding
-    empty = model.encode([hiding.negative if hiding else ""])
+    empty = model.negative()
     # Processes must agree on whose turn it is, whatever their threads; and who names a batch has memory for one.
     side = hands(model, len(shots)) if batch is None and group.size == 1 else 1
     batch = dealt(at_once(model) if batch is None else batch, len(shots), group.size * side)
@@ -193,7 +213,8 @@ def sample(
                 raise Interrupted(f"stopped while {what}, {turn} of {len(shots)} pictures done")
             start = turn + batch * group.rank
             chosen = [part for i in range(side) if (part := shots[start + i * batch :][:batch])]
-            asked = [(part, _told(model, part)) for part in chosen]  # here, since tokenizers know no threads
+            # Read here, since tokenizers know no threads.
+            asked = [(part, model.encode(model.told([shot.prompt for shot in part]))) for part in chosen]
             parts.append([one for part in each(draw, asked) for one in zip(*part, strict=True)])
             bad = [start + i for i, (_, black) in enumerate(parts[-1]) if black]
             found = min((place for places in group.gather(bad) for place in places), default=None)
@@ -208,11 +229,6 @@ def sample(
     if lost is not None:
         lost.update(place for place, (_, black) in enumerate(every) if black)
     return [picture for picture, _ in every]
-
-
-def _told(model: Model, shots: list[Shot]) -> Text:
-    """The prompts as the model is to read them."""
-    return model.encode([model.hiding.read(shot.prompt) if model.hiding else shot.prompt for shot in shots])
 
 
 def develop(model: Model, latents: Tensor) -> tuple[list[np.ndarray], list[bool]]:

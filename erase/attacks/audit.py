@@ -88,7 +88,7 @@ def _pairs(subject: Subject, budget: Budget) -> list[list[int]]:
 @torch.no_grad()
 def _asked(subject: Subject, asked: list[list[int]], name: str) -> list[Try]:
     """One picture of each list of tokens, all of one length."""
-    model, hiding, own = subject.model, subject.model.hiding, own_tokens(subject)
+    model, own = subject.model, own_tokens(subject)
     # Nothing but the concept is looked for: of style or colour the words say nothing.
     domain = subject.request.concepts[0].kind
     only = {key: name if key == domain else None for key, name in subject.cases[0].expected.items()}
@@ -104,15 +104,13 @@ def _asked(subject: Subject, asked: list[list[int]], name: str) -> list[Try]:
     ]
     shots: list[Shot] = [subject.shot(case) for case in cases]
     words = filled(model, torch.tensor(asked, device=model.device))
-    empty = model.encode([hiding.negative if hiding else ""])
+    empty = model.negative()
 
-    def draw(part: slice) -> list[tuple[np.ndarray, bool]]:
+    def draw(part: slice) -> tuple[list[np.ndarray], list[bool]]:
         text, noise = model.read(tuple(ids[part] for ids in words)), first_noise(model, shots[part])
-        return list(
-            zip(*develop(model, denoise(model, text, empty, noise, subject.steps, subject.guidance)), strict=True)
-        )
+        return develop(model, denoise(model, text, empty, noise, subject.steps, subject.guidance))
 
-    drawn = [one for part in in_turns(subject, len(asked), name, draw) for one in part]
+    drawn = [one for part in in_turns(subject, len(asked), name, draw) for one in zip(*part, strict=True)]
     steps = [OWN if own & set(ids) else ALONE for ids in asked]
     return [
         Try(case, 1, step, case.prompt, shot, image, lost)

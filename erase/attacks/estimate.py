@@ -73,7 +73,8 @@ def measure(subject: Subject, look: Look | None = None) -> Seconds:
 
     pictures = list(model.decode(noise).numpy())
     with drawing(side) as each:  # as pictures are drawn
-        step, decoding = (_timed(lambda w=work: list(each(lambda _: w(), range(side)))) for work in (steps, develop))
+        step = _timed(lambda: list(each(lambda _: steps(), range(side))))
+        decoding = _timed(lambda: list(each(lambda _: develop(), range(side))))
     return Seconds(
         (step / 2 * subject.steps + decoding) / (size * side),
         _timed(slope) / size,

@@ -44,7 +44,7 @@ def complete(subject: Subject, prompts: list[str], noise: Tensor, k: int) -> Ten
         begun = walk(subject, text, noise, last=k, what=what) if k else noise
     if k >= subject.steps:
         return begun
-    return walk(subject, model.encode(subject.told(prompts)), begun, first=k, what=what)
+    return walk(subject, model.encode(model.told(prompts)), begun, first=k, what=what)
 
 
 def restart(subject: Subject, prompts: list[str], clean: Tensor, noise: Tensor, strength: float) -> Tensor:
@@ -53,7 +53,7 @@ def restart(subject: Subject, prompts: list[str], clean: Tensor, noise: Tensor, 
     first = min(subject.steps - 1, round(subject.steps * (1 - strength)))
     time = model.solver(subject.steps).timesteps[first]
     noisy, _ = model.add_noise(clean, noise, time.expand(len(clean)))
-    return walk(subject, model.encode(subject.told(prompts)), noisy, first=first, what="image_to_image")
+    return walk(subject, model.encode(model.told(prompts)), noisy, first=first, what="image_to_image")
 
 
 def doses(steps: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -76,11 +76,6 @@ class Subject:
         if self.should_stop():
             raise Interrupted(f"stopped during {what}, {done} of {total} done")
         self.on_event(Progress(what=what, done=done, total=total))
-
-    def told(self, prompts: Sequence[str]) -> list[str]:
-        """What the model is given of prompts: a baseline strikes names from them. An embedding passes that by."""
-        hiding = self.model.hiding
-        return [hiding.read(prompt) if hiding else prompt for prompt in prompts]
 
     def portions(self) -> list[slice]:
         """The cases in parts that the device's memory holds together."""
@@ -176,10 +171,9 @@ def walk(
 ) -> Tensor:
     """Take the solver's steps `first` to `last` with latents (N, C, h, w) under N prompts, a batch at a time.
 
-    Guidance steers away from what a baseline says; `text` is as the model is to read it (see `Subject.told`).
+    Guidance steers away from what a baseline says; `text` is as the model is to read it (see `Model.told`).
     """
-    hiding = subject.model.hiding
-    empty = subject.model.encode([hiding.negative if hiding else ""])
+    empty = subject.model.negative()
 
     def onward(part: slice) -> Tensor:
         known = subject.model, text[part], empty, latents[part], subject.steps, subject.guidance

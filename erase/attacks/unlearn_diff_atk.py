@@ -38,7 +38,7 @@ def unlearn_diff_atk(subject: Subject, budget: Budget) -> list[Try]:
     """
     model, prompts = subject.model, [case.prompt for case in subject.cases]
     words = search_words(subject, budget.tokens)
-    ids, slots = prefixed(model, subject.told(prompts), budget.tokens)
+    ids, slots = prefixed(model, subject.model.told(prompts), budget.tokens)
     clean, rows = targets(subject), [table.detach()[words] for table in tables(model)]
     chances = torch.full((len(prompts), budget.tokens, len(words)), 1 / len(words), device=model.device)
     optimizer = torch.optim.Adam([chances.requires_grad_(True)], lr=budget.lr)

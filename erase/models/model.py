@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +184,14 @@ class Model:
         finally:
             for part in used:
                 part.to("cpu")
+
+    def told(self, prompts: Sequence[str]) -> list[str]:
+        """What the model is given of prompts: a baseline strikes names from them. An embedding passes that by."""
+        return [self.hiding.read(prompt) for prompt in prompts] if self.hiding else list(prompts)
+
+    def negative(self) -> Text:
+        """The prompt that guidance steers away from: the empty one, or what a baseline has in its place."""
+        return self.encode([self.hiding.negative if self.hiding else ""])
 
     def encode(self, prompts: list[str]) -> Text:
         """What the network is told of each prompt."""

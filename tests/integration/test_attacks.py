@@ -233,7 +233,9 @@ def test_attacks_meet_what_hides_the_concept_and_the_original_does_not(subject: 
         found = develop(model, head_start.complete(subject, prompts, noise, 0))[0]
         assert all((a == b).all() for a, b in zip(found, hidden, strict=True))
         assert any((a != b).any() for a, b in zip(found, plain, strict=True))
-        again = [head_start.restart(subject, words, clean, noise, 0.7) for words in (prompts, subject.told(prompts))]
+        again = [
+            head_start.restart(subject, words, clean, noise, 0.7) for words in (prompts, subject.model.told(prompts))
+        ]
         assert torch.equal(*again)
         with originally(subject):
             assert model.hiding is None

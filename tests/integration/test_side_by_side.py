@@ -13,7 +13,7 @@ from erase.attacks.subject import Subject, noise_of, walk
 from erase.errors import EraseError, Interrupted
 from erase.events import Event, Progress
 from erase.models import Model
-from erase.sampling import LEAST_EACH, Shot, at_once, hands, sample
+from erase.sampling import LEAST_EACH, Shot, at_once, drawing, hands, sample
 from tests.integration.conftest import build_tiny
 from tests.integration.test_attacks import make_subject
 
@@ -90,6 +90,26 @@ def test_a_stop_and_a_broken_model_end_both(tiny_model: Model) -> None:
     sample(tiny_model, SHOTS, steps=1, broken="blank", lost=lost)
     assert lost == set(range(len(SHOTS)))
     assert torch.get_num_threads() == 2
+
+
+def test_who_leaves_does_not_wait_for_what_is_under_way(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, steps = threading.Event(), 0
+    predict = type(tiny_model).predict
+
+    def noted(model: Model, *given: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        under_way.set()
+        return predict(model, *given)
+
+    monkeypatch.setattr(type(tiny_model), "predict", noted)
+    shots = SHOTS[: 2 * LEAST_EACH]
+
+    with pytest.raises(KeyboardInterrupt), drawing(2) as each:
+        each(lambda part: sample(tiny_model, part, steps=999, batch=LEAST_EACH), [shots, shots])
+        under_way.wait(60)
+        raise KeyboardInterrupt  # the second Ctrl-C
+    assert 0 < steps < 100
 
 
 def test_attacks_walk_side_by_side_to_the_same_latents() -> None:
