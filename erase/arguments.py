@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from erase import __version__
+from erase.argument_types import port, positive, real, whole
 from erase.errors import InputError
 from erase.runtime import user_path
 
@@ -197,7 +198,7 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
     made.add_argument(
         "--rank",
         metavar="N",
-        type=_positive,
+        type=positive,
         help="rank of a LoRA; a higher one loses less (16; all of it where a LoRA was trained, or solved for)",
     )
     _add_offline(made)
@@ -212,10 +213,10 @@ def _add_generate(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     made.add_argument("source", metavar="RUN|MODEL", help="a run folder, or what --model of `erase run` takes")
     made.add_argument("--prompt", action="append", required=True, help="may be given several times")
-    made.add_argument("--seed", metavar="N", action="append", type=_whole, help="may be given several times (0)")
+    made.add_argument("--seed", metavar="N", action="append", type=whole, help="may be given several times (0)")
     made.add_argument("--output", metavar="DIR", type=user_path, default=Path("pictures"), help="folder (pictures)")
-    made.add_argument("--steps", metavar="N", type=_positive, default=25, help="denoising steps (25)")
-    made.add_argument("--guidance", metavar="G", type=_real, default=3.0, help="how closely prompts are followed (3)")
+    made.add_argument("--steps", metavar="N", type=positive, default=25, help="denoising steps (25)")
+    made.add_argument("--guidance", metavar="G", type=real, default=3.0, help="how closely prompts are followed (3)")
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     made.add_argument("--variant", metavar="V", help="which weight files of a model are read, say fp16")
     made.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -237,15 +238,13 @@ def _add_batch(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--output", metavar="DIR", type=user_path, help="folder of all runs (runs/<name of the file>)")
     made.add_argument("--dry-run", action="store_true", help="list the jobs and the time they may take; do nothing")
     made.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine (local), or a cluster")
-    made.add_argument("--workers", metavar="N", type=_positive, help="jobs at once (one for each GPU; 1)")
-    made.add_argument("--cpus-per-job", metavar="N", type=_positive, help="cores of a job (an equal share)")
+    made.add_argument("--workers", metavar="N", type=positive, help="jobs at once (one for each GPU; 1)")
+    made.add_argument("--cpus-per-job", metavar="N", type=positive, help="cores of a job (an equal share)")
     made.add_argument("--gpus", metavar="LIST", help="local: GPUs to use, say 0,1; each worker sees one")
-    made.add_argument("--gpus-per-job", metavar="G", type=_real, default=0.0, help="ray: GPUs of a job, say 1 or 0.5")
+    made.add_argument("--gpus-per-job", metavar="G", type=real, default=0.0, help="ray: GPUs of a job, say 1 or 0.5")
     made.add_argument("--address", metavar="A", help="ray: auto, or host:port of the cluster; without one it is here")
     made.add_argument("--artefacts", metavar="URL", help="ray: where nodes that share no folder leave their runs")
-    made.add_argument(
-        "--retries", metavar="N", type=_whole, default=2, help="how often a broken job is tried again (2)"
-    )
+    made.add_argument("--retries", metavar="N", type=whole, default=2, help="how often a broken job is tried again (2)")
     made.add_argument("--redo", action="store_true", help="put runs with other settings aside, and do them anew")
     _add_offline(made)
 
@@ -277,10 +276,10 @@ def _add_list_and_world(command: Callable[..., argparse.ArgumentParser]) -> None
         help="small: as if one concept had never been: its pictures dropped (cat), or its word drawn as another "
         "(cat=fox)",
     )
-    made.add_argument("--seed", metavar="N", type=_whole, help="small: start of every random stream (0)")
+    made.add_argument("--seed", metavar="N", type=whole, help="small: start of every random stream (0)")
     made.add_argument("--stage", metavar="NAME", action="append", help="only this stage; may be given several times")
     made.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    made.add_argument("--minutes", metavar="M", type=_positive, help="stop after so long; the same command goes on")
+    made.add_argument("--minutes", metavar="M", type=positive, help="stop after so long; the same command goes on")
     made.add_argument("--status", action="store_true", help="show which stages are done, and do nothing")
 
 
@@ -292,7 +291,7 @@ def _add_ui(command: Callable[..., argparse.ArgumentParser]) -> None:
         " It listens on this machine alone\n(127.0.0.1), and what is named there must lie below --models or --runs. "
         "With --login, or\nERASE_LOGIN=name:password in the environment, it asks for a name and a password.",
     )
-    made.add_argument("--port", metavar="N", type=_port, default=7860, help="where it listens (7860)")
+    made.add_argument("--port", metavar="N", type=port, default=7860, help="where it listens (7860)")
     made.add_argument("--models", metavar="DIR", type=user_path, default=Path("models"), help="folder (models)")
     made.add_argument("--runs", metavar="DIR", type=user_path, default=Path("runs"), help="folder (runs)")
     made.add_argument("--login", metavar="FILE", type=user_path, help="a file with lines name:password")
@@ -331,32 +330,3 @@ def _add_cache(made: argparse.ArgumentParser) -> None:
 
 def _add_offline(made: argparse.ArgumentParser) -> None:
     made.add_argument("--offline", action="store_true", help="fetch nothing; hub ids are looked up in the local cache")
-
-
-def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    value = _whole(text)
-    if not 1 <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 1 and 1000")
-    return value
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: a whole number from 1 to 65535")
-    return int(text)
-
-
-def _real(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value <= 30:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 30")
-    return value

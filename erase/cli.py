@@ -123,11 +123,12 @@ def _run(options: argparse.Namespace) -> int:
     elif options.config is not None or given:
         raise InputError("--resume goes on with the run's own settings; leave out the file and the other flags")
     from erase import workflow
+    from erase.judging import check_attacks
     from erase.terminal import Listener, score_table, stopping_on_signals
 
     if options.attacks:
         planned = config if options.resume is None else load_config(options.resume / "config.yaml")
-        workflow.check_attacks(planned, options.attacks, options.attack)
+        check_attacks(planned, options.attacks, options.attack)
     start = partial(workflow.erase, config) if options.resume is None else partial(workflow.resume, options.resume)
     if options.cache is not None:
         start = partial(start, cache=options.cache)
@@ -208,10 +209,10 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from erase import workflow
+    from erase.catalogue import listing
     from erase.terminal import columns
 
-    rows = workflow.listing(options.what)
+    rows = listing(options.what)
     if rows:
         print(columns(rows))
     return 0

@@ -10,6 +10,7 @@ from erase import runs, workflow
 from erase.config import Config, load_config, run_folders
 from erase.errors import InputError
 from erase.events import OnEvent, ShouldStop, Warned, ignore, never
+from erase.judging import check_attacks
 from erase.prepare import stored_config
 from erase.reporting import add_gold
 from erase.runtime import file_hash, user_path
@@ -50,7 +51,7 @@ def attack(
     A gold's rows lie in its own folder, `attacks.jsonl`. What was attacked before with the same budget is not done
     again. Raises as `evaluate` and `workflow.attack` do.
     """
-    workflow.check_attacks(stored_config(folder, finished=True), level, names, folder)
+    check_attacks(stored_config(folder, finished=True), level, names, folder)
     _, places = _compared(folder, golds, on_event, should_stop, cache)
     scores = workflow.attack(folder, level, names, on_event, should_stop)
     for name, place in places.items():

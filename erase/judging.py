@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from erase.attacking import AttackPlan
+from erase.attacking import AttackPlan, check_plan
 from erase.check import named_request
 from erase.concept import Request
-from erase.config import Config, first_model
+from erase.config import Config, first_model, is_world
+from erase.errors import InputError
 from erase.evaluation.fidelity import inception_file
 from erase.evaluation.judge import parse_judges
 from erase.evaluation.panel import WORLD_JUDGES
@@ -17,6 +18,7 @@ from erase.evaluation.prompt_files import read_prompt_files
 from erase.evaluation.roles import choose_roles
 from erase.methods import BASELINES
 from erase.models import Hiding, Model
+from erase.runtime import command
 from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
 from erase.world.vocabulary import vocabulary_of
 
@@ -42,6 +44,18 @@ def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgeP
 def attack_plan(config: Config, run_id: str, level: str, names: Sequence[str]) -> AttackPlan:
     """How a run is attacked: with pictures that are drawn and judged as its own."""
     return AttackPlan(level, tuple(names), judge_plan(config, run_id))
+
+
+def check_attacks(config: Config, level: str, names: Sequence[str] = (), folder: Path | None = None) -> None:
+    """Refuse, before anything is trained, attacks that a run with this configuration cannot have (`InputError`).
+
+    `folder` is that of a run that there is.
+    """
+    first = first_model(config.model)
+    check_plan(attack_plan(config, "", level, names), is_world(first))
+    if not is_world(first) and not config.evaluate.judges:
+        remedy = f"first {command('eval', folder, '--judge', 'clip')}" if folder else "add --judge clip, say"
+        raise InputError(f"attacks on {first!r} need a judge, as it has none of its own; {remedy}")
 
 
 def is_judged(config: Config, model: Model) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from torch import Tensor
 from erase import runs
 from erase.check import anywhere, check_config, less_memory, named_request
 from erase.concept import FRAMES, Request, phrase
-from erase.config import BASELINES, UNTRAINED, Config, load_config, run_folders
-from erase.config.schema import TrainSection
+from erase.config import BASELINES, Config, load_config, run_folders
 from erase.distributed import ALONE, Group
 from erase.errors import AFRESH, InputError, Unresumable
 from erase.estimate import COUNTED, GIB, Need, Weights, bytes_of_states, estimate, rounded
@@ -22,11 +21,9 @@ from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.judging import check_judges, deciding, hiding_of
 from erase.methods import METHODS, Options
-from erase.methods.editing import EditOptions
 from erase.models import (
     ENCODER,
     WORLD,
-    LoraPlan,
     Model,
     hub_id,
     layers,
@@ -36,15 +33,13 @@ from erase.models import (
     put_tensors,
     select,
 )
+from erase.plans import edits, lora_plan, method_options, role_plan
 from erase.runtime import file_hash, output_folder, user_path
 from erase.scoring import content_hash
 from erase.training import (
-    EditPlan,
     MemoryPlan,
     PoolPlan,
-    RolePlan,
     Session,
-    TrainPlan,
     check_gold,
     neighbours,
     projections,
@@ -295,9 +290,9 @@ def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Sessio
     return Session(
         job.model,
         job.request,
-        MethodPlan(method.name, method.parameters, Options(**_options(job.config)), lora_plan(job.config)),
+        MethodPlan(method.name, method.parameters, Options(**method_options(job.config)), lora_plan(job.config)),
         training.optimizer,
-        (_role_plan(training, "forget"), _role_plan(training, "retain")),
+        (role_plan(training, "forget"), role_plan(training, "retain")),
         PoolPlan(**training.pool.model_dump()),
         precision=training.precision,
         rounds=training.rounds,
@@ -310,14 +305,6 @@ def open_session(job: Job, on_event: OnEvent, should_stop: ShouldStop) -> Sessio
     )
 
 
-def _role_plan(training: TrainSection, role: Literal["forget", "retain"]) -> RolePlan:
-    return RolePlan(**getattr(training, role).model_dump(), states=training.states)
-
-
-def _options(config: Config) -> dict[str, Any]:
-    return config.method.model_dump(exclude={"name", "parameters", "rank", "alpha", "source"})
-
-
 def open_gold(config: Config, model: Model) -> Model:
     """The model that a run of `retrained` takes its weights from. Raises `InputError` for one that is no gold of it."""
     if config.method.source is None:
@@ -325,12 +312,6 @@ def open_gold(config: Config, model: Model) -> Model:
     gold, _ = open_model(config.method.source, model.device)
     check_gold(model, gold, config.method.parameters)
     return gold
-
-
-def lora_plan(config: Config) -> LoraPlan | None:
-    """The LoRA that the run trains in the weights' place, if it does."""
-    method = config.method
-    return None if method.rank is None else LoraPlan(method.rank, method.alpha or float(method.rank))
 
 
 def _check_trainable(model: Model, config: Config) -> dict[str, torch.nn.Parameter]:
@@ -353,26 +334,3 @@ def _check_trainable(model: Model, config: Config) -> dict[str, torch.nn.Paramet
                 "most"
             )
     return picked
-
-
-def edits(config: Config) -> bool:
-    """Whether the method trains nothing: it solves for its weights, or is a baseline."""
-    return config.method.name in UNTRAINED
-
-
-def edit_plan(config: Config) -> EditPlan:
-    """What is edited, and how."""
-    method = config.method
-    return EditPlan(method.name, method.parameters, EditOptions(**_options(config)), config.seed)
-
-
-def train_plan(config: Config) -> TrainPlan:
-    """How long the run trains, and how often it looks and saves."""
-    training = config.turns
-    return TrainPlan(
-        training.rounds,
-        training.accumulate,
-        training.preview_every,
-        training.checkpoint_every,
-        training.keep_checkpoints,
-    )

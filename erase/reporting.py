@@ -151,6 +151,16 @@ def judged_before(folder: Path) -> bool:
     return (folder / runs.REPORT).is_file() and bool(read_report(folder / runs.REPORT).scores)
 
 
+def as_judged(folder: Path) -> dict[str, Any]:
+    """Settings of a run's last judging, which may be others than those that the run began with."""
+    if not judged_before(folder):
+        return {}
+    asked = read_report(folder / runs.REPORT).config.get("evaluate")
+    found = asked if isinstance(asked, dict) else {}
+    named = {f"evaluate.{key}": found.get(key) for key in ("judges", "steps", "guidance")}
+    return {key: value for key, value in named.items() if value is not None}
+
+
 def _attack_scores(folder: Path, sha: str) -> list[Score]:
     rows = _attacks(folder, sha)
     return attack_scores(outcomes(rows)) if rows else []

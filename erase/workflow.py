@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from erase import __version__, runs
-from erase.attacking import attack_run, check_plan
-from erase.attacks.table import ATTACKS
+from erase.attacking import attack_run
 from erase.check import check_judging, check_variant, named_request
 from erase.concept import title
 from erase.config import Config, first_model, is_world, run_folders, to_yaml
@@ -23,15 +22,13 @@ from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
-from erase.judging import attack_plan, is_judged, judge_plan
-from erase.methods import BASELINES, EDITORS, METHODS
-from erase.models import FAMILIES, WORLD, hub_id, load_model, model_hash, select
+from erase.judging import attack_plan, check_attacks, is_judged, judge_plan
+from erase.methods import BASELINES
+from erase.models import hub_id, load_model, model_hash
+from erase.plans import edit_plan, edits, lora_plan, train_plan
 from erase.prepare import (
     Job,
-    edit_plan,
-    edits,
     load_run,
-    lora_plan,
     open_gold,
     open_model,
     open_session,
@@ -42,15 +39,12 @@ from erase.prepare import (
     stored_config,
     stored_device,
     too_long,
-    train_plan,
 )
 from erase.report.card import write_card
 from erase.report.html import without_paths
-from erase.report.schema import read_report
-from erase.reporting import add_attacks, assist, judged_before, report_run, rescore_run
+from erase.reporting import add_attacks, as_judged, assist, judged_before, report_run, rescore_run
 from erase.runtime import command, output_folder, sweep, user_path, write_png
 from erase.sampling import Shot, sample
-from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
 
 RUNS = Path("runs")
 
@@ -237,28 +231,6 @@ def evaluate(
     return scores
 
 
-def check_attacks(config: Config, level: str, names: Sequence[str] = (), folder: Path | None = None) -> None:
-    """Refuse, before anything is trained, attacks that a run with this configuration cannot have (`InputError`).
-
-    `folder` is that of a run that there is.
-    """
-    first = first_model(config.model)
-    check_plan(attack_plan(config, "", level, names), is_world(first))
-    if not is_world(first) and not config.evaluate.judges:
-        remedy = f"first {command('eval', folder, '--judge', 'clip')}" if folder else "add --judge clip, say"
-        raise InputError(f"attacks on {first!r} need a judge, as it has none of its own; {remedy}")
-
-
-def _as_judged(folder: Path) -> dict[str, Any]:
-    """Settings of a run's last judging, which may be others than those that the run began with."""
-    if not judged_before(folder):
-        return {}
-    asked = read_report(folder / runs.REPORT).config.get("evaluate")
-    found = asked if isinstance(asked, dict) else {}
-    named = {f"evaluate.{key}": found.get(key) for key in ("judges", "steps", "guidance")}
-    return {key: value for key, value in named.items() if value is not None}
-
-
 def attack(
     folder: Path,
     level: str = "quick",
@@ -272,7 +244,7 @@ def attack(
     attacked before with the same budget is not done again. Raises `Interrupted` after a stop: attacks that were
     finished are kept and in the report.
     """
-    config = stored_config(folder, finished=True, asked=_as_judged(runs.require_run(folder, finished=True)))
+    config = stored_config(folder, finished=True, asked=as_judged(runs.require_run(folder, finished=True)))
     check_attacks(config, level, names, folder)
     if not judged_before(folder):
         evaluate(folder, on_event, should_stop)
@@ -381,25 +353,3 @@ def _recipe(folder: Path) -> dict[str, Any]:
     base = {key: about[-1][key] for key in ("base", "base weights")}
     recipe = {"version": __version__, **about[0], **base, "config": config}
     return recipe | ({"earlier": earlier[::-1]} if earlier else {})
-
-
-def listing(kind: str) -> list[tuple[str, str]]:
-    """What `erase list KIND` shows: names with one line each."""
-    if kind == "methods":
-        return [(m.name, m.summary) for m in (*METHODS.values(), *EDITORS.values(), *BASELINES.values())]
-    if kind == "attacks":
-        return [(name, attack.summary) for name, attack in ATTACKS.items() if attack.control]
-    if kind == "models":
-        return [
-            (WORLD, "bundled: 60 objects in 6 styles, 64 px"),
-            ("RUN", "the folder of a finished run: its erased model"),
-            ("FOLDER", "Stable Diffusion 1, 2, XL or 3, in diffusers' layout"),
-            ("FILE", "1, 2 or XL as one .safetensors, or a .ckpt with weights alone"),
-            ("ORG/NAME[@REVISION]", "a folder of the Hugging Face hub, or from its local cache"),
-        ]
-    if kind == "concepts":
-        return [(n, "object of the world") for n in OBJECT_NAMES] + [(n, "style of the world") for n in STYLE_NAMES]
-    model = load_model(WORLD)
-    presets = FAMILIES[model.family].presets
-    counts = {p: sum(v.numel() for v in select(model, p).values()) for p in presets}
-    return [(p, f"{counts[p]:,} weights of the world; pattern {presets[p] or '(everything)'}") for p in presets]

@@ -36,6 +36,7 @@ from erase.evaluation.panel import Panel, check_names
 from erase.evaluation.rows import read_rows
 from erase.evaluation.zero_shot import load_zero_shot
 from erase.events import Event, Warned
+from erase.judging import check_attacks
 from erase.report.schema import read_report
 from erase.resources import asset
 from erase.runtime import file_hash
@@ -465,7 +466,7 @@ def test_a_run_is_judged_again_by_other_judges_and_from_anywhere(
     assert any(isinstance(event, Warned) and "one judge picks and reports" in event.text for event in events)
     bare = load_config(folder / runs.CONFIG, {"evaluate.judges": None})
     with pytest.raises(InputError, match=f"first erase eval {folder} --judge clip"):
-        workflow.check_attacks(bare, "quick", folder=folder)
+        check_attacks(bare, "quick", folder=folder)
 
 
 def test_inception_is_heard_on_another_model(

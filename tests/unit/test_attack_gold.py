@@ -72,7 +72,7 @@ def test_run_and_golds_are_attacked_alike(tmp_path: Path, monkeypatch: pytest.Mo
     done: list[Any] = []
     places = {"g0": tmp_path / "g0", "g1": tmp_path / "g1"}
     monkeypatch.setattr(golds, "stored_config", lambda folder, finished: done.append("read"))
-    monkeypatch.setattr(workflow, "check_attacks", lambda config, level, names, folder: done.append("checked"))
+    monkeypatch.setattr(golds, "check_attacks", lambda config, level, names, folder: done.append("checked"))
     monkeypatch.setattr(golds, "_compared", lambda *given: (done.append("compared"), places))
     monkeypatch.setattr(workflow, "attack", lambda folder, level, names, *_: done.append((folder, level, names)) or [1])
     monkeypatch.setattr(golds, "add_gold", lambda folder, found: done.append((folder, found)))

@@ -13,9 +13,9 @@ ROWS = (
     ("ui", "eval_command"),
     ("arguments", "terminal"),
     ("batch", "golds"),
-    ("workflow",),
+    ("workflow", "catalogue"),
     ("prepare",),
-    ("judging",),
+    ("judging", "plans"),
     ("check", "erasing", "reporting", "attacking"),
     ("scoring",),
     ("report",),
@@ -27,13 +27,13 @@ ROWS = (
     ("models",),
     ("optim", "world"),
     ("config", "distributed", "runs"),
-    ("runtime", "concept", "estimate"),
+    ("runtime", "concept", "estimate", "argument_types"),
     ("events", "resources"),
     ("errors", "interrupts"),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # A configuration object stops at the workflow and those that read it for that; UI and batch make them. Below: numbers.
-MAY_SEE_CONFIG = {"cli", "ui", "batch", "golds", "workflow", "prepare", "judging", "check", "config"}
+MAY_SEE_CONFIG = {"cli", "ui", "batch", "golds", "workflow", "prepare", "plans", "judging", "check", "config"}
 PACKAGE = Path(erase.__file__).parent
 
 
