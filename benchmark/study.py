@@ -16,14 +16,16 @@ study goes on.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import itertools
 import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -139,6 +141,28 @@ def fingerprint(config: Config) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
+@contextmanager
+def lean() -> Iterator[None]:
+    """Leave out, in this block, what a run does beside its scores; read the model and the judges once.
+
+    Distances and the page are a sixth of so short a run, and no line of the study has them.
+    """
+    from erase import prepare, reporting
+    from erase.evaluation import panel
+    from erase.evaluation.findings import Findings
+
+    before = prepare.load_model, panel.load_judges, reporting.examine, reporting.write_html
+    read_model = cache(before[0])
+    prepare.load_model = lambda source, device, *rest: copy.deepcopy(read_model(source, device))  # runs change it
+    panel.load_judges = cache(before[1])
+    reporting.examine = lambda *rows, **how: Findings([], [], [], [], [])
+    reporting.write_html = lambda folder: None
+    try:
+        yield
+    finally:
+        prepare.load_model, panel.load_judges, reporting.examine, reporting.write_html = before
+
+
 def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
     """One run as a line: its scores and what it was."""
     from erase.workflow import erase
@@ -192,7 +216,7 @@ def read(path: Path) -> list[Line]:
 
 def run_group(tasks: Sequence[tuple[str, Job]], options: argparse.Namespace, until: float) -> None:
     """Run jobs one after another and write each down; none begins after `until`, in seconds since the epoch."""
-    with shared_pools(), recorded() if options.graphs else nullcontext():
+    with shared_pools(), nullcontext() if options.keep else lean(), recorded() if options.graphs else nullcontext():
         for task in tasks:
             if time.time() > until:
                 return
@@ -316,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--runs", type=Path, default=Path("runs/study"))
     made.add_argument("--cache", type=Path, default=Path("runs/study-cache"))
     made.add_argument("--watch", type=Path, help="file for what benchmark/mechanisms.py tells of each run's gradients")
-    made.add_argument("--keep", action="store_true", help="keep the run folders")
+    made.add_argument("--keep", action="store_true", help="keep the run folders, with their pages")
     made.set_defaults(do=run)
     made = group.add_parser("narrow", help="take the two best trials of each arm, and write the matrices of tuning")
     made.add_argument("file", type=Path)
