@@ -66,7 +66,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ga": {},
     "npo": {"beta": 5.0},
 }
-MASKLESS = {"sfron": {"method.ratio": 0.0}, "salun": {"method.mask_share": 1.0}}
+MASKLESS = {"sfron": {"method.ratio": 1e-12}, "salun": {"method.mask_share": 1.0}}
 
 
 def base(method: str) -> dict[str, Any]:
