@@ -10,6 +10,7 @@ import numpy as np
 
 from erase.errors import InputError
 from erase.evaluation.classes import ClassScore, class_scores
+from erase.evaluation.confusion import Left, left
 from erase.evaluation.distances import DISTANCES, LEAST, Shift, check_features, shift
 from erase.evaluation.languages import TAG
 from erase.evaluation.metrics import FURTHER, Change, Score
@@ -93,6 +94,7 @@ class Findings:
     twins: list[TwinDistance]
     shifts: list[Shift]
     roles: list[RoleFinding] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
 
 
 def find(
@@ -122,6 +124,7 @@ def find(
         twin_distances(rows, features),
         shifts(rows, features, about or {}) if features else [],
         further_roles(rows, scores),
+        left(rows, judge=judge),
     )
 
 

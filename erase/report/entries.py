@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Entry(BaseModel):
@@ -104,6 +105,24 @@ class RoleEntry(Entry):
     languages: list[str] = []
 
 
+class LeftEntry(Entry):
+    """The share of a concept that is left, without the judge's false alarms on kept pictures before."""
+
+    name: str
+    alarms: Count
+    n_alarms: Positive
+    value: Share
+    low: Share
+    high: Share
+    resolved: bool
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LeftEntry:
+        if not self.low <= self.value <= self.high or self.alarms > self.n_alarms:
+            raise ValueError(f"{self.name}: {self.value} lies outside [{self.low}, {self.high}], or alarms exceed n")
+        return self
+
+
 class FindingsEntry(Entry):
     """All of these of one run."""
 
@@ -113,3 +132,4 @@ class FindingsEntry(Entry):
     twins: list[TwinEntry] = []
     shifts: list[ShiftEntry] = []
     roles: list[RoleEntry] = []
+    left: list[LeftEntry] = []

@@ -6,7 +6,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from erase.report.entries import ClassEntry, FindingsEntry, RetentionEntry, ShiftEntry, TwinEntry
+from erase.report.entries import ClassEntry, FindingsEntry, LeftEntry, RetentionEntry, ShiftEntry, TwinEntry
 from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg, label
 from erase.report.schema import Report
 from erase.report.template import filled
@@ -79,7 +79,8 @@ def retention_section(report: Report) -> Markup:
 
 
 def sure(report: Report) -> list[str]:
-    """Design effects where prompts have several seeds, and the prompts that narrower intervals would take."""
+    """Design effects where prompts have several seeds, the judge's false alarms, and the prompts that narrower
+    intervals would take."""
     lines = []
     clustered = [s for s in report.scores if s.arm == "after" and s.deff and s.clusters and s.n > s.clusters]
     for score in clustered[:4]:
@@ -91,12 +92,21 @@ def sure(report: Report) -> list[str]:
             f"{score.n / max(deff, 1):.0f} (design effect {deff:.2f}, resemblance within a prompt {rho:.2f})."
         )
     found = report.findings or FindingsEntry()
+    lines += [_left(entry) for entry in found.left]
     for entry in found.advice:
         lines.append(
             f"{label(entry.name)}: ±{_points(entry.half).lstrip('+')} points now, from {entry.now:,} prompts; for "
             f"±{_points(entry.wanted).lstrip('+')} points: {entry.prompts:,} prompts."
         )
     return lines
+
+
+def _left(entry: LeftEntry) -> str:
+    said = f"The judge calls {entry.alarms} of {entry.n_alarms} kept pictures before “{entry.name}”. "
+    if not entry.resolved:
+        return said + f"At most {100 * entry.high:.1f} % of what was drawn of it is left, which may be none."
+    spread = f"{100 * entry.low:.1f} to {100 * entry.high:.1f}"
+    return said + f"Without such errors, {100 * entry.value:.1f} % of what was drawn of it is left ({spread})."
 
 
 def neighbours_svg(classes: list[ClassEntry]) -> str:

@@ -30,7 +30,7 @@ def test_a_stopped_batch_goes_on_and_is_done_once(
     begun = [path.parent.name for path in output.glob("*/config.yaml")]
     assert begun and "fox-esd-dual-s0" not in begun and not list(output.glob("*/DONE"))
     kept = sorted(output.glob("*/checkpoint/state-*.pt"), key=lambda path: path.name)
-    first = kept[-1].parent.parent.name  # the one that came furthest: another may have been stopped before its first round
+    first = kept[-1].parent.parent.name  # furthest; another may have been stopped before round 1
     assert main(["batch", str(matrix), "--output", str(output), "--cpus-per-job", "1", "--workers", "2"]) == 0
     assert [name for name in JOBS if not (output / name / "DONE").is_file()] == []
     assert not list(output.glob("*/checkpoint"))  # of no use any more, and the largest part of a run

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from erase.errors import InputError
 from erase.evaluation.classes import class_scores, cross_split
+from erase.evaluation.confusion import left
 from erase.evaluation.findings import find, pictures, retention, too_wide, twin_distances
 from erase.evaluation.metrics import changes, scores
 from erase.evaluation.paired import mcnemar, tango
@@ -67,6 +69,41 @@ def test_the_class_that_was_lost_comes_first():
 def test_a_class_of_one_prompt_has_no_interval_and_is_left_out():
     rows = [*example(), *(row(arm, "retain_in", 900, "tree", "tree") for arm in ("before", "after"))]
     assert "tree" not in {c.name for c in class_scores(rows)}
+
+
+def test_what_is_left_is_told_without_the_judges_false_alarms():
+    rows = example(100)
+    for r in rows:  # the judge calls one kept picture in 5 a cat, and 40 of 100 where the concept was asked for
+        seen, number = r["judges"]["conv"], int(r["prompt_id"][-3:])
+        if r["role"] in ("retain_in", "retain_cross") and r["arm"] == "before" and number % 5 == 0:
+            seen["object"] = "cat"
+        if r["role"] == "forget" and r["arm"] == "after" and number < 40:
+            seen["object"] = "cat"
+    [found] = left(rows)
+    # 100 kept prompts and 100 neighbours, 20 alarms: f = 0.1, (0.4 - 0.1) / (1 - 0.1)
+    assert (found.name, found.alarms, found.n_alarms, found.resolved) == ("cat", 20, 200, True)
+    assert found.value == pytest.approx(1 / 3) and 0.2 < found.low < 1 / 3 < found.high < 0.5
+    assert "calls 20 of 200 kept pictures before “cat”. Without such errors, 33.3 %" in said(rows)
+    for r in rows:
+        if r["role"] == "forget" and r["arm"] == "after" and int(r["prompt_id"][-3:]) >= 15:
+            r["judges"]["conv"]["object"] = "fox"
+    [low] = left(rows)
+    assert not low.resolved and low.low == 0 and "which may be none" in said(rows)
+    shuffled = list(rows)
+    random.Random(0).shuffle(shuffled)
+    assert left(shuffled) == [low]
+    blank = [r | {"valid": r["arm"] == "after" or r["role"] != "forget"} for r in rows]
+    assert left(blank) == []  # nothing was drawn before, so nothing can be left
+
+
+def said(rows):
+    found = FindingsEntry.model_validate(find(rows, scores(rows), changes(rows)), from_attributes=True)
+    return " ".join(sure(SimpleNamespace(scores=[], findings=found)))
+
+
+def test_a_rate_of_false_alarms_needs_pictures():
+    rows = [r for r in example(8) if r["role"] != "neighbour"]
+    assert left(rows) == []
 
 
 def test_cross_accuracy_of_all_is_the_weighted_mean_of_its_parts():

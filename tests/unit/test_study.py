@@ -14,6 +14,8 @@ import pytest
 import torch
 import yaml
 
+from erase.batch.matrix import read_matrix
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,6 +35,11 @@ def line(setting: str, concept: str, forget: float, **changes: Any) -> dict[str,
     scores |= {"forget_accuracy.before": [1.0, 32], "forget_accuracy.after": [forget, 32]}
     given = {"part": "tune-esd", "job": f"{concept}-{setting}", "settings": "0", "concept": concept, "method": "esd"}
     return {**given, "arm": "dual", "setting": setting, "forget_lr": 1e-3, "scores": scores, **changes}
+
+
+def test_every_matrix_of_the_study_can_be_run():
+    files = sorted((ROOT / "configs" / "study").glob("*.yaml"))
+    assert len(files) > 9 and all(read_matrix(file).jobs for file in files)
 
 
 def test_every_arm_has_as_many_trials_and_none_twice(study):
