@@ -1,4 +1,4 @@
-"""A judging's files lie beside the run's old ones until all are there: rows never point at another judging's pictures."""
+"""A judging's files lie beside the run's old ones until all are there, so rows never tell of other pictures."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from erase.evaluation.gold import gold_gaps
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import Score, changes, scores
 from erase.evaluation.panel import Panel
-from erase.evaluation.rows import ARMS, Arm, Row, read_rows, reported_judge
+from erase.evaluation.rows import ARMS, Arm, Row, check_counts, read_rows, reported_judge, row_counts
 from erase.evaluation.versus import unlike_judges
 from erase.events import OnEvent, Saved, Scored, ShouldStop, Warned, ignore
 from erase.fresh import judged_afresh
@@ -56,6 +56,9 @@ def add_gold(folder: Path, golds: dict[str, Path]) -> None:
         if fault:
             raise InputError(f"gold {name} was judged otherwise, {fault}; judge both by the same judges")
     rows, its = read_rows(folder / runs.ROWS), {name: read_rows(place / runs.ROWS) for name, place in golds.items()}
+    check_counts(rows, report.rows)
+    for name, other in theirs.items():
+        check_counts(its[name], other.rows)
     broken = attack_gaps(
         _attacks(folder, _erased(rows)), {name: _attacks(place, _erased(its[name])) for name, place in golds.items()}
     )
@@ -105,7 +108,7 @@ def report_run(
             says, lists = panel.facts() | counted(rows, panel.facts()), listed(plan)
             found = found + _attack_scores(folder, _erased(rows))
         else:
-            found, moved, findings, says, lists = [], [], None, {}, []
+            rows, found, moved, findings, says, lists = [], [], [], None, {}, []
             put_tensors(model, arms["before"])
             facts["base_weights"] = model_hash(model)
             shown = draw_pairs(plan, model, arms, request, place, on_event, should_stop)
@@ -124,6 +127,7 @@ def report_run(
             findings=findings,
             judges=says,
             prompt_files=lists,
+            rows=row_counts(rows),
         )
     write_report(folder / runs.REPORT, report)
     write_html(folder)
@@ -183,6 +187,7 @@ def _erased(rows: Sequence[Row]) -> str:
 def rescore_run(folder: Path, on_event: OnEvent) -> list[dict[str, Any]]:
     """Compute all scores again from the run's rows, and rewrite its report; return the scores."""
     report, rows = read_report(folder / runs.REPORT), read_rows(folder / runs.ROWS)
+    check_counts(rows, report.rows)
     check_pictures(folder, rows)
     judge = reported_judge(rows)
     found, moved = scores(rows, judge=judge), changes(rows, judge=judge)

@@ -22,7 +22,7 @@ from erase import cli, runs, workflow
 from erase.config import load_config
 from erase.errors import EraseError, InputError, Interrupted
 from erase.evaluation.features import check_pictures
-from erase.evaluation.rows import read_rows
+from erase.evaluation.rows import read_rows, write_rows
 from erase.events import Event, Step, Warned, ignore
 from erase.fresh import PLACE, judged_afresh
 from erase.models import load_model
@@ -235,14 +235,21 @@ def test_a_judging_that_is_stopped_leaves_the_pictures_and_rows_that_there_were(
     assert {row["steps"] for row in rows} == {1}
     check_pictures(folder, rows)
     workflow.rescore(folder)
-    with pytest.raises(InputError, match="is being judged by another command"), judged_afresh(folder):
-        with judged_afresh(folder):
-            pass
+    with pytest.raises(InputError, match="is being judged by another"), judged_afresh(folder), judged_afresh(folder):
+        pass
     one, other = (folder / f"images/before/{number:04d}.png" for number in (0, 1))
     one.unlink()  # scores need no pictures
     workflow.rescore(folder)
+    text = (folder / runs.ROWS).read_text()
+    left = [row for row in rows if row["prompt_id"] != rows[0]["prompt_id"]]
+    write_rows(folder / runs.ROWS, left)
+    with pytest.raises(InputError, match="rows, and .* were judged; evaluate the run again"):
+        workflow.rescore(folder)
+    (folder / runs.ROWS).write_text(text)
     one.write_bytes(other.read_bytes())
-    with pytest.raises(InputError, match=r"before/0000\.png is not the picture that was judged; evaluate the run again"):
+    with pytest.raises(
+        InputError, match=r"before/0000\.png is not the picture that was judged; evaluate the run again"
+    ):
         workflow.rescore(folder)
 
 
