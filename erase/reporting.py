@@ -18,15 +18,16 @@ from erase.attacks.scores import attack_scores, outcomes
 from erase.concept import Request
 from erase.errors import InputError
 from erase.evaluation.examine import examine, examine_again
-from erase.evaluation.features import FILE
+from erase.evaluation.features import FILE, check_pictures
 from erase.evaluation.findings import DRAWN, Findings, find
 from erase.evaluation.gold import gold_gaps
 from erase.evaluation.judges import judges_hash
 from erase.evaluation.metrics import Score, changes, scores
 from erase.evaluation.panel import Panel
-from erase.evaluation.rows import ARMS, Arm, Row, read_rows, reported_judge
+from erase.evaluation.rows import ARMS, Arm, Row, check_counts, read_rows, reported_judge, row_counts
 from erase.evaluation.versus import unlike_judges
 from erase.events import OnEvent, Saved, Scored, ShouldStop, Warned, ignore
+from erase.fresh import judged_afresh
 from erase.models import Model, model_hash, put_tensors
 from erase.report.html import write_html
 from erase.report.schema import (
@@ -55,6 +56,9 @@ def add_gold(folder: Path, golds: dict[str, Path]) -> None:
         if fault:
             raise InputError(f"gold {name} was judged otherwise, {fault}; judge both by the same judges")
     rows, its = read_rows(folder / runs.ROWS), {name: read_rows(place / runs.ROWS) for name, place in golds.items()}
+    check_counts(rows, report.rows)
+    for name, other in theirs.items():
+        check_counts(its[name], other.rows)
     broken = attack_gaps(
         _attacks(folder, _erased(rows)), {name: _attacks(place, _erased(its[name])) for name, place in golds.items()}
     )
@@ -85,43 +89,46 @@ def report_run(
     """
     started = time.perf_counter()
     facts: dict[str, Any] = {"seed": plan.seed}
-    if judged:
-        panel = open_panel(plan, model, request)
-        for text in untold(panel, request) + role_notes(plan, model, request, panel.known):
-            on_event(Warned(text=text))
-        rows = judge_run(plan, model, arms, request, folder, on_event, should_stop, panel)
-        judge = reported_judge(rows)
-        found, moved, shown = scores(rows, judge=judge), changes(rows, judge=judge), choose_pairs(rows, judge=judge)
-        facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
-        if model.world:
-            facts["judges"] = judges_hash()
-        seen = rows, found, moved, folder, model.device, plan.inception
-        findings = examine(*seen, judge=judge, world=model.world)
-        for text in unsaid(findings):
-            on_event(Warned(text=text))
-        says, lists = panel.facts() | counted(rows, panel.facts()), listed(plan)
-        found = found + _attack_scores(folder, _erased(rows))
-    else:
-        found, moved, findings, says, lists = [], [], None, {}, []
-        put_tensors(model, arms["before"])
-        facts["base_weights"] = model_hash(model)
-        shown = draw_pairs(plan, model, arms, request, folder, on_event, should_stop)
-    facts["trained_weights"] = file_hash(folder / runs.MODEL)
-    report = build_report(
-        run_id=plan.run_id,
-        environment={**environment(model.device), **facts},
-        config=config,
-        guards=runs.read_guards(folder),
-        scores=found,
-        changes=moved,
-        images=shown,
-        timings={**runs.timings(folder), "judging_seconds": time.perf_counter() - started},
-        first_model=model.source,
-        earlier=[concept.name for concept in request.earlier],
-        findings=findings,
-        judges=says,
-        prompt_files=lists,
-    )
+    read_attacks(folder / runs.ATTACKS)  # a damaged file is told before anything is drawn
+    with judged_afresh(folder) as place:
+        if judged:
+            panel = open_panel(plan, model, request)
+            for text in untold(panel, request) + role_notes(plan, model, request, panel.known):
+                on_event(Warned(text=text))
+            rows = judge_run(plan, model, arms, request, place, on_event, should_stop, panel)
+            judge = reported_judge(rows)
+            found, moved, shown = scores(rows, judge=judge), changes(rows, judge=judge), choose_pairs(rows, judge=judge)
+            facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
+            if model.world:
+                facts["judges"] = judges_hash()
+            seen = rows, found, moved, place, model.device, plan.inception
+            findings = examine(*seen, judge=judge, world=model.world)
+            for text in unsaid(findings):
+                on_event(Warned(text=text))
+            says, lists = panel.facts() | counted(rows, panel.facts()), listed(plan)
+            found = found + _attack_scores(folder, _erased(rows))
+        else:
+            rows, found, moved, findings, says, lists = [], [], [], None, {}, []
+            put_tensors(model, arms["before"])
+            facts["base_weights"] = model_hash(model)
+            shown = draw_pairs(plan, model, arms, request, place, on_event, should_stop)
+        facts["trained_weights"] = file_hash(folder / runs.MODEL)
+        report = build_report(
+            run_id=plan.run_id,
+            environment={**environment(model.device), **facts},
+            config=config,
+            guards=runs.read_guards(folder),
+            scores=found,
+            changes=moved,
+            images=shown,
+            timings={**runs.timings(folder), "judging_seconds": time.perf_counter() - started},
+            first_model=model.source,
+            earlier=[concept.name for concept in request.earlier],
+            findings=findings,
+            judges=says,
+            prompt_files=lists,
+            rows=row_counts(rows),
+        )
     write_report(folder / runs.REPORT, report)
     write_html(folder)
     on_event(Saved(path=folder / runs.PAGE))
@@ -180,6 +187,8 @@ def _erased(rows: Sequence[Row]) -> str:
 def rescore_run(folder: Path, on_event: OnEvent) -> list[dict[str, Any]]:
     """Compute all scores again from the run's rows, and rewrite its report; return the scores."""
     report, rows = read_report(folder / runs.REPORT), read_rows(folder / runs.ROWS)
+    check_counts(rows, report.rows)
+    check_pictures(folder, rows)
     judge = reported_judge(rows)
     found, moved = scores(rows, judge=judge), changes(rows, judge=judge)
     if (folder / FILE).is_file():

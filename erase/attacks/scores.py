@@ -10,7 +10,6 @@ the concept, so the best of all doses would be broken for attack and control ali
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -18,7 +17,7 @@ from statistics import mean
 from erase.errors import InputError
 from erase.evaluation.metrics import Score, answer
 from erase.evaluation.paired import mcnemar, paired_difference, sign_flip
-from erase.evaluation.rows import ARMS, KEYS, Row, reported_judge
+from erase.evaluation.rows import ARMS, KEYS, Row, is_number, is_text, reported_judge
 from erase.evaluation.statistics import Interval, proportion
 
 # Every dose counts once, as is fixed before any picture is drawn; one chosen by its result, or the best, would not be.
@@ -90,7 +89,7 @@ def _fault(row: Row) -> str:
     if "control" not in attack or attack["control"] is not None:
         texts["attack.control"] = attack.get("control")
     for key, value in texts.items():
-        if not isinstance(value, str) or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        if not is_text(value):
             return f"{key} is no text"
     for key in ("budget", "n_tried"):
         if type(attack.get(key)) is not int or attack[key] < 1:  # True is an int as well
@@ -105,8 +104,7 @@ def _fault(row: Row) -> str:
     guide, final = sides([row])
     if not all(isinstance(judges.get(name, {}).get(domain), str) for name in (guide, final)):
         return f"judges have no answer for {domain}"
-    sure = judges[guide].get(f"{domain}_prob")
-    known = isinstance(sure, int | float) and not isinstance(sure, bool) and math.isfinite(sure)
+    known = is_number(judges[guide].get(f"{domain}_prob"))
     return "" if known else f"judge {guide} gives no probability"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from erase.evaluation.metrics import answer, is_right
+from erase.evaluation.metrics import answer, is_right, named
 from erase.evaluation.paired import paired_difference
 from erase.evaluation.rows import Row, pairs
 from erase.evaluation.statistics import Interval, proportion
@@ -54,7 +54,7 @@ def class_scores(
             for before, after in pairs(rows, role):
                 own = before["domain"]
                 domain = own if which == "same" else "style" if own == "object" else "object"
-                key = domain, str(before["expected"][domain])
+                key = domain, str(named(before, domain))
                 groups.setdefault(key, {})[before["prompt_id"], before["seed"]] = before, after
         for (domain, name), twins in groups.items():
             ordered = [twins[key] for key in sorted(twins)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from erase.errors import InputError
 from erase.evaluation.judges import Judges, judges_hash
-from erase.evaluation.rows import ARMS, Row
+from erase.evaluation.rows import ARMS, Row, image_sha
 from erase.runtime import replacing
 from erase.world.scenes import SIZE
 from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
@@ -52,9 +53,25 @@ def as_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def open_pictures(folder: Path, rows: Sequence[Row], order: Sequence[tuple[str, int]]) -> dict[str, list[np.ndarray]]:
-    """The run's pictures of each arm in that order, uint8 (H, W, 3); a missing one is an `InputError`."""
-    files = {(row["arm"], row["prompt_id"], row["seed"]): row["image"] for row in rows}
-    return {arm: [_open(folder / files[arm, *key]) for key in order] for arm in ARMS}
+    """The run's pictures of each arm in that order, uint8 (H, W, 3); one that is missing, or not the one that was
+    judged, is an `InputError`."""
+    files = {(row["arm"], row["prompt_id"], row["seed"]): row for row in rows}
+    return {arm: [_judged(folder, files[arm, *key]) for key in order] for arm in ARMS}
+
+
+def check_pictures(folder: Path, rows: Sequence[Row]) -> None:
+    """Raises `InputError` for a picture that is not the one its row is about; those that are gone are not missed."""
+    files = {(row["image"], row["image_sha"]): row for row in rows}
+    for row in files.values():
+        if os.path.isfile(folder / row["image"]):
+            _judged(folder, row)
+
+
+def _judged(folder: Path, row: Row) -> np.ndarray:
+    image = _open(folder / row["image"])
+    if image_sha(image) != row["image_sha"]:
+        raise InputError(f"{folder / row['image']} is not the picture that was judged; evaluate the run again")
+    return image
 
 
 def _open(path: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from erase.errors import InputError
 from erase.evaluation.metrics import Metric, asked_for, metrics_of
 from erase.evaluation.paired import paired_difference
-from erase.evaluation.rows import Row, pairs, reported_judge, twin_key
+from erase.evaluation.rows import SHARED, Row, pairs, reported_judge, twin_key
 from erase.evaluation.versus import common_judges, judged_by
 
 
@@ -92,4 +92,4 @@ def _measured(rows: Sequence[Row], metric: Metric, judge: str) -> tuple[list[flo
 
 
 def _made_from(row: Row) -> object:
-    return twin_key(row), *(row[key] for key in ("noise_hash", "prompt", "sampler", "steps", "cfg"))
+    return twin_key(row), *(row[key] for key in SHARED)

@@ -87,7 +87,16 @@ def answer(row: Row, domain: str, judge: str) -> str:
 
 def is_right(row: Row, domain: str, judge: str) -> bool:
     """Is there a picture, and does it show what the prompt named in `domain`?"""
-    return bool(row["valid"]) and answer(row, domain, judge) == row["expected"][domain]
+    return bool(row["valid"]) and answer(row, domain, judge) == named(row, domain)
+
+
+def named(row: Row, domain: str) -> str | None:
+    """What the prompt names in `domain`, None for nothing that is known."""
+    try:
+        return row["expected"][domain]
+    except KeyError:
+        where = f"{row['arm']}, {row['prompt_id']}"
+        raise InputError(f"rows: expected of {where} names no {domain}; evaluate the run again") from None
 
 
 def abstains(row: Row, judge: str) -> bool | None:
@@ -229,7 +238,7 @@ def _told(rows: Sequence[Row], name: str, metric: Metric) -> bool:
     """Whether the rows say what one of `METRICS` needs."""
     own = [row for row in rows if row["role"] == metric.role]
     if any({"object", "style"} <= row["expected"].keys() for row in rows):  # the world
-        return name != "in_prompt_accuracy" or all(row["expected"][_across(row)] is not None for row in own)
+        return name != "in_prompt_accuracy" or all(named(row, _across(row)) is not None for row in own)
     if metric.measure is _other or not (own or metric.role == "forget"):
         return False
     return _seen(rows, metric)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,98 @@ KEYS = (
     "sampler", "steps", "cfg", "model_sha", "unlearn_seed", "hp_id", "noise_hash", "attack", "image",
     "image_sha", "valid", "flags", "judges", "clip_score", "colour", "distances",
 )  # fmt: skip
+
+# What two pictures share that differ by the model's weights alone.
+SHARED = ("target", "domain", "prompt", "expected", "sampler", "steps", "cfg", "noise_hash")
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text that can be written: no half of a surrogate pair, and no NUL, which no path may have."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; True is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and is_number(value)
+
+
+def _is_filled(value: Any) -> bool:
+    return is_text(value) and value != ""
+
+
+def _is_expected(value: Any) -> bool:
+    return isinstance(value, dict) and all(name is None or is_text(name) for name in value.values())
+
+
+def _is_told(value: Any) -> bool:
+    """Judges' answers: of each kind of concept a name, and whether it sees a picture of anything."""
+    return isinstance(value, dict) and all(
+        isinstance(told, dict)
+        and all(is_text(told[kind]) for kind in KINDS if kind in told)
+        and (told.get("abstain") is None or isinstance(told["abstain"], bool))
+        for told in value.values()
+    )
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _or_null(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_number(one) for one in value.values())
+
+
+KINDS = ("object", "style", "person", "nudity")
+# What a value must be, by key; a key that is not here is text.
+FORM: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "expected": ("names by kind", _is_expected),
+    "seed": ("a whole number", _is_whole),
+    "steps": ("a whole number", _is_whole),
+    "cfg": ("a number", is_number),
+    "unlearn_seed": ("a whole number", _is_whole),
+    "attack": ("null or an attack's facts", _or_null(_is_dict)),
+    "image": ("a path", _is_filled),
+    "valid": ("true or false", _is_bool),
+    "flags": ("flags by name", _is_dict),
+    "judges": ("answers by judge", _is_told),
+    "clip_score": ("null or a number", _or_null(is_number)),
+    "colour": ("null or text", _or_null(is_text)),
+    "distances": ("null or numbers by name", _or_null(_is_numbers)),
+}
+
+
+def fault(row: Row) -> str:
+    """What is wrong with a row by itself, "" for nothing: everything that a score reads has its type."""
+    lacking = [key for key in KEYS if key not in row]
+    if lacking:
+        return f"lacks {', '.join(lacking)}"
+    for key in KEYS:
+        what, fits = FORM.get(key, ("text", is_text))
+        if not fits(row[key]):
+            return f"has {key} {_short(row[key])}; it must be {what}"
+    if row["arm"] not in ARMS:
+        return f"has arm {_short(row['arm'])}; it must be before or after"
+    # A picture for a CLIP score alone may show anything.
+    if row["role"] != "general" and not isinstance(row["expected"].get(row["domain"]), str):
+        return f"has domain {_short(row['domain'])}, of which expected names nothing"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,23 +217,23 @@ def further_judges(rows: Sequence[Row]) -> list[str]:
 def validate(rows: Sequence[Row], *, twins: bool = True) -> None:
     """Refuse rows that would be averaged wrongly.
 
-    Raises `InputError` for no rows, missing keys, an unknown arm, two rows with one (arm, role, prompt_id, seed),
-    with `twins` a picture that has none in the other arm, mixed runs or targets, and one prompt and seed with two
-    different pictures in an arm.
+    Raises `InputError` for no rows, missing keys and values of another type (`fault`), two rows with one (arm, role,
+    prompt_id, seed), with `twins` a picture that has none in the other arm or one that was asked otherwise, mixed runs,
+    targets or weights of an arm, and one prompt and seed with two different pictures in an arm.
     """
     if not rows:
         raise InputError("rows: there are none; evaluate the run first")
     for number, row in enumerate(rows, 1):
-        lacking = [k for k in KEYS if k not in row]
-        if lacking:
-            raise InputError(f"rows: row {number} lacks {', '.join(lacking)}; evaluate the run again")
-        if row["arm"] not in ARMS:
-            raise InputError(f"rows: row {number} has arm {row['arm']!r}; it must be before or after")
+        if wrong := fault(row):
+            raise InputError(f"rows: row {number} {wrong}; evaluate the run again")
     own = [row for row in rows if row["role"] != "earlier"]
     for key, among in (("run_id", rows), ("target", own), ("domain", own)):
         found = sorted({str(r[key]) for r in among})
         if len(found) > 1:
             raise InputError(f"rows: {key} differs between rows ({', '.join(found)}); score one run at a time")
+    for arm in ARMS:
+        if len({row["model_sha"] for row in rows if row["arm"] == arm}) > 1:
+            raise InputError(f"rows: model_sha differs between rows {arm}; evaluate the run again")
     keys = Counter((r["arm"], *twin_key(r)) for r in rows)
     repeated, times = keys.most_common(1)[0]
     if times > 1:
@@ -151,11 +243,31 @@ def validate(rows: Sequence[Row], *, twins: bool = True) -> None:
             other = "after" if arm == "before" else "before"
             if (other, *rest) not in keys:
                 raise InputError(f"rows: {_spell((arm, *rest))} has no twin {other}; evaluate the run again")
+        before = {twin_key(row): row for row in rows if row["arm"] == "before"}
+        for row in rows:
+            unlike = [key for key in SHARED if row[key] != before[twin_key(row)][key]]
+            if unlike:
+                where = _spell((row["arm"], *twin_key(row)))
+                raise InputError(f"rows: {where} differs from before in {', '.join(unlike)}; evaluate the run again")
     pictures: dict[tuple[Any, ...], str] = {}
     for row in rows:
         key = (row["arm"], row["prompt_id"], row["seed"])
         if pictures.setdefault(key, row["image_sha"]) != row["image_sha"]:
             raise InputError(f"rows: {_spell((row['arm'], *twin_key(row)))} has another picture under another role")
+
+
+def row_counts(rows: Sequence[Row]) -> dict[str, int]:
+    """How many rows each role has, of both arms."""
+    return dict(sorted(Counter(row["role"] for row in rows).items()))
+
+
+def check_counts(rows: Sequence[Row], judged: Mapping[str, int]) -> None:
+    """Raises `InputError` where a role has not as many rows as were judged; older reports, with none, do not say."""
+    found = row_counts(rows)
+    for role in {**judged, **found} if judged else ():
+        if found.get(role, 0) != judged.get(role, 0):
+            said = f"{found.get(role, 0)} rows, and {judged.get(role, 0)} were judged"
+            raise InputError(f"rows: role {role} has {said}; evaluate the run again")
 
 
 def twin_key(row: Row) -> tuple[str, str, int]:
@@ -180,7 +292,7 @@ def write_rows(path: Path, rows: Sequence[Row], *, twins: bool = True) -> None:
 
 
 def read_rows(path: Path, *, twins: bool = True) -> list[Row]:
-    """Read and validate. Raises `InputError` for a missing file or a line that is not a JSON object."""
+    """Read and validate. Raises `InputError` for a missing file, a line that is no JSON object, and as `validate`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -192,12 +304,15 @@ def read_rows(path: Path, *, twins: bool = True) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or deeply nested
             row = None
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: not a JSON object; evaluate the run again")
         rows.append(row)
-    validate(rows, twins=twins)
+    try:
+        validate(rows, twins=twins)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return rows
 
 

@@ -9,9 +9,8 @@ from typing import Any
 from erase.errors import InputError
 from erase.evaluation.metrics import Change, changes
 from erase.evaluation.paired import holm
-from erase.evaluation.rows import Row, reported_judge, twin_key
+from erase.evaluation.rows import SHARED, Row, reported_judge, twin_key
 
-SHARED = ("target", "domain", "prompt", "expected", "sampler", "steps", "cfg", "noise_hash")
 # What a judge says of itself without deciding its answers: the name of a file whose hash is there, and what it counted.
 ASIDE = ("file", "detections", "pictures")
 Facts = Mapping[str, Mapping[str, Any]]

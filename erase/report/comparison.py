@@ -12,7 +12,7 @@ from erase.errors import InputError
 from erase.evaluation.metrics import Change
 from erase.evaluation.paired import MARGIN, beyond_chance
 from erase.evaluation.power import pairs_for
-from erase.evaluation.rows import read_rows
+from erase.evaluation.rows import check_counts, read_rows
 from erase.evaluation.versus import Judged, versus
 from erase.report.html import concept_name, nested
 from erase.report.plots import label
@@ -65,7 +65,9 @@ def _more(change: Change) -> str:
 
 
 def _judged(folder: Path) -> Judged:
-    return Judged(read_rows(folder / runs.ROWS), read_report(folder / runs.REPORT).judges)
+    rows, report = read_rows(folder / runs.ROWS), read_report(folder / runs.REPORT)
+    check_counts(rows, report.rows)
+    return Judged(rows, report.judges)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

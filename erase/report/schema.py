@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -124,7 +124,8 @@ class Report(Entry):
     """The whole of report.json. `schema` is the version of this form.
 
     `first_model` is what the run's model was before any run; `earlier` names what runs erased from it before this one.
-    `judges` holds what each judge says of itself, `prompt_files` what stood for prompts.
+    `judges` holds what each judge says of itself, `prompt_files` what stood for prompts;
+    `rows` are how many each role had when they were judged.
     """
 
     model_config = ConfigDict(extra="forbid", from_attributes=True, populate_by_name=True)
@@ -144,6 +145,7 @@ class Report(Entry):
     judges: dict[str, dict[str, Any]] = {}
     prompt_files: list[dict[str, Any]] = []
     gold: GoldEntry | None = None
+    rows: dict[str, int] = {}
 
     @model_validator(mode="after")
     def _once(self) -> Report:
@@ -173,6 +175,7 @@ def build_report(
     findings: Findings | None = None,
     judges: dict[str, dict[str, Any]] | None = None,
     prompt_files: Sequence[dict[str, Any]] = (),
+    rows: Mapping[str, int] | None = None,
 ) -> Report:
     """A checked report from the results of a run. Raises `InputError` for what the form refuses."""
     try:
@@ -191,6 +194,7 @@ def build_report(
             findings=None if findings is None else FindingsEntry.model_validate(findings),
             judges=judges or {},
             prompt_files=list(prompt_files),
+            rows=dict(rows or {}),
         )
     except ValidationError as error:
         raise InputError(f"report: {_problem(error)}") from None
@@ -253,7 +257,11 @@ def _picture(row: Row, judge: str) -> Picture:
     gone = row["role"] == "earlier" or (row["role"] in CONCEPT_ROLES and row["arm"] == "after")
     label = answer(row, domain, judge) if is_valid(row, judge) else "no picture"
     good = is_valid(row, judge) and not right if gone else right
-    return Picture(path=row["image"], answer=label, good=good)
+    try:
+        return Picture(path=row["image"], answer=label, good=good)
+    except ValidationError:
+        where = f"{row['arm']}, {row['prompt_id']}"
+        raise InputError(f"rows: image {row['image']!r} of {where} is not inside the run; evaluate it again") from None
 
 
 def _problem(error: ValidationError) -> str:

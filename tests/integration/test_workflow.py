@@ -21,8 +21,10 @@ from safetensors.torch import load_file
 from erase import cli, runs, workflow
 from erase.config import load_config
 from erase.errors import EraseError, InputError, Interrupted
-from erase.evaluation.rows import read_rows
+from erase.evaluation.features import check_pictures
+from erase.evaluation.rows import read_rows, write_rows
 from erase.events import Event, Step, Warned, ignore
+from erase.fresh import PLACE, judged_afresh
 from erase.models import load_model
 from erase.prepare import load_run, prepare, prepare_request, stored_config
 from erase.runtime import pick_device
@@ -207,6 +209,48 @@ def test_a_run_stopped_while_it_was_judged_does_not_train_again(run: Path, tmp_p
     straight, resumed = ([r["image_sha"] for r in read_rows(f / runs.ROWS)] for f in (run, folder))
     assert straight == resumed
     assert json.loads((folder / runs.REPORT).read_text())["timings"]["training_seconds"] > 0
+
+
+def test_a_judging_that_is_stopped_leaves_the_pictures_and_rows_that_there_were(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+
+    def held() -> dict[str, bytes]:
+        paths = [path for path in folder.rglob("*") if path.is_file() and path.name != runs.EVENTS]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+    had, seen = held(), list[Event]()
+    with pytest.raises(Interrupted):
+        workflow.evaluate(
+            folder,
+            on_event=seen.append,
+            should_stop=lambda: any(getattr(e, "what", "") == "sampling before" for e in seen),
+            asked={"evaluate.steps": 1},
+        )
+    assert held() == had
+    (folder / PLACE / "images").mkdir(parents=True)  # as a crash leaves it
+    (folder / "images/before/9999.png").write_bytes(b"of an earlier judging with more prompts")
+    workflow.evaluate(folder, asked={"evaluate.steps": 1})
+    assert held().keys() == had.keys()
+    rows = read_rows(folder / runs.ROWS)
+    assert {row["steps"] for row in rows} == {1}
+    check_pictures(folder, rows)
+    workflow.rescore(folder)
+    with pytest.raises(InputError, match="is being judged by another"), judged_afresh(folder), judged_afresh(folder):
+        pass
+    one, other = (folder / f"images/before/{number:04d}.png" for number in (0, 1))
+    one.unlink()  # scores need no pictures
+    workflow.rescore(folder)
+    text = (folder / runs.ROWS).read_text()
+    left = [row for row in rows if row["prompt_id"] != rows[0]["prompt_id"]]
+    write_rows(folder / runs.ROWS, left)
+    with pytest.raises(InputError, match="rows, and .* were judged; evaluate the run again"):
+        workflow.rescore(folder)
+    (folder / runs.ROWS).write_text(text)
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(
+        InputError, match=r"before/0000\.png is not the picture that was judged; evaluate the run again"
+    ):
+        workflow.rescore(folder)
 
 
 @pytest.mark.parametrize(

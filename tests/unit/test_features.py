@@ -23,6 +23,7 @@ from erase.evaluation.features import (
 from erase.evaluation.findings import pictures
 from erase.evaluation.judges import load_judges
 from erase.evaluation.metrics import changes, scores
+from erase.evaluation.rows import image_sha
 from erase.runtime import write_png
 from erase.world.scenes import draw_scenes, render, to_uint8
 from erase.world.vocabulary import OBJECT_NAMES
@@ -87,13 +88,18 @@ def test_names_of_one_family_are_close(judges):
 def pictured(drawn, folder):
     """A run's rows with pictures in a folder: those of the concept are other ones after."""
     rows = example(LEAST)
-    order = pictures(rows)
-    for number, key in enumerate(order):
-        for arm in ("before", "after"):
-            moved = arm == "after" and key[0].startswith("forget")
-            write_png(folder / f"{arm}/{number}.png", 255 - drawn[number] if moved else drawn[number])
-    place = {key: number for number, key in enumerate(order)}
-    return [{**r, "image": f"{r['arm']}/{place[r['prompt_id'], r['seed']]}.png"} for r in rows]
+    order, found = pictures(rows), []
+    for r in rows:
+        key = r["prompt_id"], r["seed"]
+        if key not in order:
+            found.append(r)
+            continue
+        number = order.index(key)
+        picture = 255 - drawn[number] if r["arm"] == "after" and key[0].startswith("forget") else drawn[number]
+        path = f"{r['arm']}/{number}.png"
+        write_png(folder / path, picture)
+        found.append({**r, "image": path, "image_sha": image_sha(picture)})
+    return found
 
 
 def test_fid_and_kid_are_of_other_models_too(drawn, tmp_path, monkeypatch):
@@ -123,6 +129,9 @@ def test_fid_and_kid_are_of_other_models_too(drawn, tmp_path, monkeypatch):
     assert again.shifts == found.shifts and again.classes == found.classes
     assert examine(*given, torch.device("cpu"), **asked).shifts == []
     assert not (tmp_path / FILE).exists(), "features that were not asked for again"
+    write_png(tmp_path / rows[0]["image"], drawn[-1])
+    with pytest.raises(InputError, match=r"\.png is not the picture that was judged; evaluate the run again"):
+        examine(*given, torch.device("cpu"), tmp_path / "weights.pth", **asked)
 
 
 def test_a_run_is_examined_from_its_pictures_and_again_from_its_features(drawn, tmp_path):

@@ -17,7 +17,7 @@ ROWS = (
     ("prepare",),
     ("judging", "plans"),
     ("check", "erasing", "reporting", "attacking"),
-    ("scoring",),
+    ("scoring", "fresh"),
     ("report",),
     ("attacks",),
     ("training",),

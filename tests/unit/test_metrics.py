@@ -19,12 +19,26 @@ from transformers import CLIPTokenizer
 
 from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
+from erase.evaluation.findings import find
 from erase.evaluation.judges import Judges, border_colour, check_image, is_blank, judges_hash, load_judges
 from erase.evaluation.metrics import METRICS, changes, is_valid, retain_agreement, scores, verdict
 from erase.evaluation.prompts import Ask
-from erase.evaluation.rows import KEYS, Setting, image_sha, make_row, pairs, read_rows, validate, write_rows
+from erase.evaluation.rows import (
+    KEYS,
+    SHARED,
+    Setting,
+    check_counts,
+    image_sha,
+    make_row,
+    pairs,
+    read_rows,
+    row_counts,
+    validate,
+    write_rows,
+)
 from erase.evaluation.standing import place
 from erase.evaluation.statistics import wilson
+from erase.report.schema import choose_pairs
 from erase.resources import asset
 from erase.world.captions import build_tokenizer, encode
 from erase.world.judges import CLIP_FILES, Classifier, build_clip, save_clip
@@ -241,6 +255,11 @@ def test_duplicates_and_missing_rows_are_loud():
             scores([r for r in rows if (r["arm"], r["prompt_id"]) != (arm, "retain_in-3")])
     with pytest.raises(InputError, match="there are none"):
         scores([])
+    check_counts(rows, row_counts(rows))
+    check_counts(rows, {})  # a report of an older version does not say
+    for wrong in ([r for r in rows if r["prompt_id"] != "retain_in-3"], [r for r in rows if r["role"] != "retain_in"]):
+        with pytest.raises(InputError, match=r"retain_in has (18|0) rows, and 20 were judged; evaluate the run again"):
+            check_counts(wrong, row_counts(rows))
 
 
 @pytest.mark.parametrize("role", list(ROLES))
@@ -270,9 +289,58 @@ def test_rows_of_two_runs_or_with_holes_are_refused():
         validate([rows[0], {**twice, "image_sha": "else"}], twins=False)
 
 
+@pytest.mark.parametrize("key", SHARED)
+def test_twins_that_were_asked_otherwise_are_refused(key):
+    other = {"steps": 3, "cfg": 7.5, "expected": {"object": "fox", "style": "flat", "colour": None}, "domain": "style"}
+    rows = example()
+    rows[1] = {**rows[1], key: other.get(key, "other")}
+    with pytest.raises(InputError, match=rf"^rows: .*{key}.*(evaluate the run again|score one run at a time)$"):
+        validate(rows)
+
+
+def test_an_arm_of_two_models_is_refused():
+    rows = example()
+    rows[3]["model_sha"] = "other"
+    with pytest.raises(InputError, match="model_sha differs between rows after; evaluate the run again"):
+        validate(rows)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("both", [False, True])
+def test_damaged_rows_are_an_error_in_a_line(key, both, tmp_path):
+    """Whatever a key holds, the scores stay as they were or the file, the row and the remedy are named."""
+    path, good = tmp_path / "rows.jsonl", example()
+    wanted = [(s.name, s.arm, s.value) for s in scores(good)]
+    for value in (None, 5, "x", [], {}, True, -1e999, 10**400, {"conv": 5}, {"object": []}, {"object": "cat"}):
+        rows = [dict(r) for r in good]
+        for r in rows[: 2 if both else 1]:
+            r[key] = value
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        try:
+            read = read_rows(path)
+            found, moved = scores(read), changes(read)
+            find(read, found, moved)
+            choose_pairs(read)
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 300
+            assert re.search(r"again|counts once|one run at a time|no answer|no clip_score", str(error)), error
+            continue
+        # A picture's state, score or part may be another that is possible, which no row by itself can tell.
+        same = [(s.name, s.arm, s.value) for s in found] == wanted
+        assert same or key in ("valid", "role", "clip_score"), (key, value)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"seed": ' + "9" * 6000 + "}", "{torn", "3"])
+def test_lines_that_cannot_be_read_are_named(line, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(example()[0]) + "\n" + line + "\n")
+    with pytest.raises(InputError, match=r"rows\.jsonl, line 2: not a JSON object; evaluate the run again"):
+        read_rows(path)
+
+
 def test_rows_survive_the_file(tmp_path):
     rows, path = example(), tmp_path / "rows.jsonl"
-    rows[0]["prompt"] = "a cat\u2028in two lines"
+    rows[0]["prompt"] = rows[1]["prompt"] = "a cat\u2028in two lines"
     write_rows(path, rows)
     assert read_rows(path) == rows
     assert set(rows[0]) == set(KEYS)
@@ -287,7 +355,7 @@ def test_rows_survive_the_file(tmp_path):
 
 def test_nothing_is_written_that_cannot_be_read(tmp_path):
     rows, path = example(), tmp_path / "rows.jsonl"
-    rows[0]["clip_score"] = float("nan")
+    rows[0]["judges"]["conv"]["object_prob"] = float("nan")
     with pytest.raises(InputError, match="NaN"):
         write_rows(path, rows)
     with pytest.raises(InputError, match="no twin"):
