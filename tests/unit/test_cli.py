@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import erase
-from erase import interrupts
+from erase import interrupts, runs
 from erase.cli import HANDLERS, main
 from erase.errors import EraseError, InputError, Interrupted
 from erase.events import Finished, Preview, Progress, Saved, Scored, Started, Step, Warned
@@ -264,8 +264,40 @@ def test_judges_prompts_and_roles_reach_the_configuration_and_the_eval(workflow,
     capsys.readouterr()
 
 
-def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, capsys, monkeypatch):
+def made_runs(*folders):
+    """Folders that pass for finished runs."""
+    for folder in map(Path, folders):
+        (folder / "model").mkdir(parents=True)
+        for name in (runs.CONFIG, runs.MODEL):
+            (folder / name).touch()
+
+
+@pytest.mark.parametrize("how", [[], ["--rows"], ["--attacks", "quick"]])
+def test_of_several_runs_all_are_there_before_the_first_is_judged(how, workflow, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made_runs("runs/a", "runs/b", "runs/c")
+    for name in ("a", "c"):
+        (Path("runs") / name / runs.ROWS).touch()
+    (Path("runs/c") / runs.MODEL).unlink()
+    Path("link").symlink_to("runs/a")
+    for named, said in (
+        (["runs/a", "runs/typo"], "runs/typo is no run folder: it has no config.yaml"),
+        (["runs/a", "runs/c"], "runs/c has no trained model yet; finish it with: erase run --resume runs/c"),
+        (["runs/a", "runs/a"], "runs/a is named twice; name each run once"),
+        (["runs/a", "runs/b/../a"], "runs/a is named twice, also as runs/b/../a; name each run once"),
+        (["runs/a", "link"], "runs/a is named twice, also as link; name each run once"),
+        (["runs/a", "runs/b"], "runs/b has no rows.jsonl: it was never judged; leave out --rows"),
+    ):
+        if "never judged" not in said or how == ["--rows"]:
+            assert main(["eval", *named, *how]) == 2
+            assert error_of(capsys) == said
+    assert not workflow.calls
+
+
+def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, capsys, monkeypatch, tmp_path):
     pages = []
+    monkeypatch.chdir(tmp_path)
+    made_runs("runs/a", "runs/b", "runs/c")
     monkeypatch.setattr("erase.report.comparison.write_comparison", lambda *given: pages.append(given) or given[1])
     assert main(["eval", "runs/a", "runs/b"]) == 0
     assert pages == [([Path("runs/a"), Path("runs/b")], Path("runs/comparison.html").absolute())]
