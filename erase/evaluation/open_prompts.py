@@ -196,7 +196,10 @@ def _asks(role: str, kind: Kind, names: Sequence[str], number: int, seeds: int) 
     frames, ends = FRAMES[kind], ENDS.get(kind, PLACES)
     room = len(names) * len(frames) * len(ends)
     if number >= room:
-        raise InputError(f"evaluate.prompts: more than the {room} sentences that there are for {role}; raise seeds")
+        raise InputError(
+            f"evaluate.prompts: more than the {room} sentences that there are for {role}; raise evaluate.seeds "
+            "(--seeds)"
+        )
     place, frame, end = turn(number, len(names), len(frames), len(ends))
     name = names[place]
     prompt, template = phrase(frames[frame], name) + ends[end], f"{kind}-{frame}-{end}"

@@ -256,12 +256,27 @@ def test_judges_prompts_and_roles_reach_the_configuration_and_the_eval(workflow,
     _, (config,), given = workflow.calls[-1]
     assert config.evaluate.judges == ["clip:ViT-B-32,weights=x", "nudenet"] and given["cache"] == Path("kept")
     assert config.evaluate.files == [f"general={tmp_path / 'a.csv'}"] and config.evaluate.roles is None
-    assert main(["eval", "r", *flags, "--roles", "all", "--synonyms", "kitty,tom"]) == 0
+    more = ["--roles", "all", "--synonyms", "kitty,tom", "--count", "400", "--seeds", "2"]
+    assert main(["eval", "r", *flags, *more]) == 0
     asked = {"evaluate.judges": flags[1:4:2], "evaluate.files": flags[5:], "evaluate.roles": "all"}
-    asked["concept.synonyms"] = "kitty,tom"
+    asked |= {"concept.synonyms": "kitty,tom", "evaluate.prompts": "400", "evaluate.seeds": "2"}
     assert workflow.calls[-1][:2] == ("evaluate", (Path("r"),)) and workflow.calls[-1][2]["asked"] == asked
     assert "cache" not in workflow.calls[-1][2]
     capsys.readouterr()
+
+
+def test_the_number_of_prompts_is_a_flag(workflow, capsys):
+    assert main(["run", "--concept", "cat", "--count", "16", "--seeds", "3"]) == 0
+    _, (config,), _ = workflow.calls[-1]
+    assert (config.evaluate.prompts, config.evaluate.seeds) == (16, 3)
+    capsys.readouterr()
+    for flags, said in (
+        (["--count", "1"], "evaluate.prompts: must be at least 2"),
+        (["--count", "x"], "evaluate.prompts"),
+        (["--count", "1000"], "more than the 480 sentences there are; raise evaluate.seeds (--seeds)"),
+    ):
+        assert main(["check", "--concept", "cat", *flags]) == 2
+        assert said in error_of(capsys)
 
 
 def made_runs(*folders):
