@@ -49,6 +49,8 @@ SHORT: dict[str, tuple[str, str]] = {
         "further kinds of prompts, separated by commas, or all: forget_synonym_seen, forget_synonym_rare, "
         "forget_description, and on models other than the world forget_super, forget_lang, compose, in_prompt",
     ),
+    "count": ("evaluate.prompts", "how many prompts each role asks; more of them narrow the intervals"),
+    "seeds": ("evaluate.seeds", "how many pictures of each prompt; they narrow less than as many more prompts"),
     "synonyms": (
         "concept.synonyms",
         "other names of the concept, separated by commas, for forget_synonym_seen on models other than the world",
@@ -61,7 +63,7 @@ SHORT: dict[str, tuple[str, str]] = {
 
 # Those that may be given several times, and those that `erase eval` has too.
 REPEATED = ("concept", "judge", "prompts")
-JUDGING = ("judge", "prompts", "roles", "synonyms")
+JUDGING = ("judge", "prompts", "roles", "synonyms", "count", "seeds")
 
 # Formats and precisions of `erase export` and levels of attacks; their packages would import torch for them.
 EXPORTS = ("diffusers", "single-file", "lora", "lora-peft", "delta", "text-encoder")
@@ -154,6 +156,7 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
         "judge a run again, or one that was not judged, and rewrite its report",
         "erase eval runs/2026-11-23-cat-esd\n"
         "erase eval runs/2026-11-23-cat-esd --roles all\n"
+        "erase eval runs/2026-11-23-cat-esd --count 400\n"
         "erase eval runs/2026-11-23-otter-esd --judge clip --roles all --synonyms 'river dog'\n"
         "erase eval runs/2026-11-23-nudity-esd --judge nudenet:threshold=0.6 --prompts i2p.csv\n"
         "erase eval runs/2026-11-23-cat-esd --attacks quick\n"

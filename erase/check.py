@@ -9,8 +9,9 @@ from erase.concept import Concept, Request, title
 from erase.config import WORLD, Config, first_model, load_config, run_folders, unused_settings
 from erase.config.schema import ConceptSection, EvaluateSection
 from erase.errors import InputError
+from erase.evaluation.file_prompts import file_asks, split_files
 from erase.evaluation.judge import AUTO, check_kind, parse_judges
-from erase.evaluation.open_prompts import file_asks, one_kind, open_asks
+from erase.evaluation.open_prompts import one_kind, open_asks
 from erase.evaluation.open_roles import choose_open_roles
 from erase.evaluation.prompt_files import read_prompt_files
 from erase.evaluation.prompts import resolve, world_asks, world_concept
@@ -51,7 +52,7 @@ def check_judging(config: Config, request: Request) -> list[str]:
     if asked.skip:
         return []
     specs = parse_judges(asked.judges or (), ("clip",) if world else ())
-    files = read_prompt_files(asked.files or ())
+    files, split = split_files(read_prompt_files(asked.files or ()), request, world)
     if asked.roles and not world and not specs:
         raise InputError("evaluate.roles need a judge on this model; name one: --judge clip, imagenet or nudenet")
     warnings = []
@@ -75,7 +76,7 @@ def check_judging(config: Config, request: Request) -> list[str]:
         raise InputError("evaluate.inception needs a judged run; name a judge of this model: --judge clip, say")
     for file in files:
         file_asks(request, file, request.concepts[0].kind, world)
-    return warnings
+    return warnings + split
 
 
 def check_variant(model: str, variant: str | None) -> None:

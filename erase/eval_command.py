@@ -50,6 +50,8 @@ def evaluate(options: argparse.Namespace) -> int:
         raise InputError("--gold compares in one process; start it alone, without a launcher")
     if options.gold and (options.rows or asked or len(options.runs) > 1):
         raise InputError("--gold compares one run, judged by its own settings; leave out the other runs and flags")
+    if len(options.runs) > 1:
+        _check_runs(options.runs, options.rows)
     if options.attacks:
         if options.rows or asked:
             first = f"; first: {command('eval', *options.runs, *_flags(options))}" if asked else ""
@@ -89,6 +91,21 @@ def evaluate(options: argparse.Namespace) -> int:
             print(standings(judged))
             print(f"comparison: {write_comparison(options.runs, options.runs[0].absolute().parent / PAGE)}")
     return 0
+
+
+def _check_runs(folders: list[Path], rows: bool) -> None:
+    """Refuse, before hours of work on the first, a run that the others cannot be beside."""
+    from erase import runs
+
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        first = seen.setdefault(folder.resolve(), folder)
+        if first is not folder:
+            also = "" if str(first) == str(folder) else f", also as {folder}"
+            raise InputError(f"{first} is named twice{also}; name each run once")
+        runs.require_run(folder, finished=True)
+        if rows and not (folder / runs.ROWS).is_file():
+            raise InputError(f"{folder} has no {runs.ROWS}: it was never judged; leave out --rows")
 
 
 def _flags(options: argparse.Namespace) -> list[str]:

@@ -12,6 +12,7 @@ from erase.concept import Request
 from erase.config import Config, first_model, is_world
 from erase.errors import InputError
 from erase.evaluation.fidelity import inception_file
+from erase.evaluation.file_prompts import split_files
 from erase.evaluation.judge import parse_judges
 from erase.evaluation.panel import WORLD_JUDGES
 from erase.evaluation.prompt_files import read_prompt_files
@@ -30,14 +31,14 @@ def judge_plan(config: Config, run_id: str, cache: Path | None = None) -> JudgeP
     """How the run's pictures are drawn and judged; runs of one method and settings have one `hp_id`."""
     asked, alike = config.evaluate, content_hash(deciding(config, {"method", "train"}))
     counts = asked.prompts, asked.seeds, asked.steps, asked.guidance
-    world = vocabulary_of(first_model(config.model))
+    world, request = vocabulary_of(first_model(config.model)), named_request(config)
     roles = tuple(asked.roles or ())  # on other models the tokenizer and the judge decide too: `asks_of`
     if world:
-        roles = choose_roles(roles, named_request(config), world)[0]
-    files = tuple(read_prompt_files(asked.files or ()))
+        roles = choose_roles(roles, request, world)[0]
+    files, _ = split_files(read_prompt_files(asked.files or ()), request, world)
     judges = parse_judges(asked.judges or (), WORLD_JUDGES if world else ())
     inception = None if asked.inception is None or asked.skip else inception_file(asked.inception)
-    chosen = roles, files, judges, inception, hiding_of(config)
+    chosen = roles, tuple(files), judges, inception, hiding_of(config)
     return JudgePlan(run_id, config.method.name, config.seed, *counts, cache, alike, *chosen)
 
 

@@ -19,9 +19,10 @@ from erase.concept import Request, specimens
 from erase.distributed import ALONE, Group
 from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
+from erase.evaluation.file_prompts import file_asks, take_place, told_names
 from erase.evaluation.judge import JudgeSpec, check_kind
 from erase.evaluation.looking import Looking
-from erase.evaluation.open_prompts import file_asks, offered_names, one_kind, open_asks, take_place, told_names
+from erase.evaluation.open_prompts import offered_names, one_kind, open_asks
 from erase.evaluation.open_roles import choose_open_roles, open_role_asks
 from erase.evaluation.panel import Panel, check_names, load_panel
 from erase.evaluation.prompt_files import PromptFile

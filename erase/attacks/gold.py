@@ -30,7 +30,8 @@ def attack_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]]) -> list
         if not theirs or any(_asked(its) != _asked(own) for its in theirs):
             continue
         cases = sorted({row["prompt_id"] for row in own})
-        found.append(gap_of(f"attack.{name}", _broken(own, cases), [_broken(its, cases) for its in theirs], cases))
+        broken = [_broken(its, cases) for its in theirs]
+        found.append(gap_of(f"attack.{name}", _broken(own, cases), broken, cases, shares=True))
     return found
 
 

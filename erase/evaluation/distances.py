@@ -206,7 +206,7 @@ def _thinned(before: np.ndarray, after: np.ndarray, prompts: Sequence[str]) -> t
         raise InputError(f"distances: {len(before)} pictures but {len(prompts)} prompts; name one a picture")
     names, times = np.unique(np.asarray(prompts), return_counts=True)
     if len(names) < LEAST:
-        raise InputError(f"distances need {LEAST} prompts or more; got {len(names)}; raise evaluate.prompts")
+        raise InputError(f"distances need {LEAST} prompts or more; got {len(names)}; raise evaluate.prompts (--count)")
     if len(set(times.tolist())) > 1:
         raise InputError("distances: prompts have unequal numbers of pictures; evaluate the run again")
     room = max(LEAST, MOST // int(times[0]))

@@ -14,7 +14,7 @@ import numpy as np
 
 from erase.errors import InputError
 from erase.evaluation.metrics import Metric, asked_for, metrics_of
-from erase.evaluation.paired import paired_difference
+from erase.evaluation.paired import are_hits, paired_difference
 from erase.evaluation.rows import SHARED, Row, pairs, reported_judge, twin_key
 from erase.evaluation.versus import common_judges, judged_by
 
@@ -71,11 +71,21 @@ def gold_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]]) -> list[G
     return found
 
 
-def gap_of(name: str, own: Sequence[float], theirs: Sequence[Sequence[float]], clusters: Sequence[str]) -> Gap:
-    """The gap of one score: its number for each picture of the run and of each gold, and the pictures' prompts."""
-    mean = list(np.mean(theirs, axis=0))
-    gap = paired_difference(mean, own, clusters)
-    apart = [paired_difference(one, other, clusters) for one, other in combinations(theirs, 2)]
+def gap_of(
+    name: str,
+    own: Sequence[float],
+    theirs: Sequence[Sequence[float]],
+    clusters: Sequence[str],
+    *,
+    shares: bool = False,
+) -> Gap:
+    """The gap of one score: its number for each picture of the run and of each gold, and the pictures' prompts.
+
+    `shares`: the numbers are means of hits. Hits are found by themselves, and their mean over golds is a share.
+    """
+    mean, shares = list(np.mean(theirs, axis=0)), shares or are_hits(own, *theirs)
+    gap = paired_difference(mean, own, clusters, shares=shares)
+    apart = [paired_difference(one, other, clusters, shares=shares) for one, other in combinations(theirs, 2)]
     floor = max(apart, key=lambda d: abs(d.value), default=None)
     spread = (None, None, None)
     if floor is not None:  # as a distance: the sign says only which gold came first

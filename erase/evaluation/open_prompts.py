@@ -1,4 +1,4 @@
-"""What is asked of a model other than the bundled world, and what stands in prompt files.
+"""What is asked of a model other than the bundled world.
 
 Sentences are apart from the frames of training (`erase.concept.FRAMES`), and names of what is to stay are everyday
 ones; both are fixed, so that every run on a model draws the same pictures. A prompt's id spells its parts.
@@ -6,15 +6,12 @@ ones; both are fixed, so that every run on a model draws the same pictures. A pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from erase.concept import Kind, Request, phrase
-from erase.errors import InputError, printable
-from erase.evaluation.prompt_files import CONCEPT_ROLES, TOLD_ROLES, Line, PromptFile
-from erase.evaluation.prompts import Ask, resolve
-from erase.evaluation.thesaurus import same_things
-from erase.world.vocabulary import Vocabulary
+from erase.errors import InputError
+from erase.evaluation.prompts import Ask
+from erase.evaluation.thesaurus import plain, same_things
 
 # A frame and a place or light make a sentence: 12 x 20 for each name.
 FRAMES: dict[Kind, tuple[str, ...]] = {
@@ -149,9 +146,9 @@ def offered_names(request: Request, kind: Kind, told: Sequence[str] = ()) -> tup
     for concept in (*request.concepts, *request.earlier):
         if concept.kind == kind:
             names |= dict.fromkeys(filter(None, (concept.name, concept.anchor, *concept.keep)))
-    known = {_plain(name) for name in names}
-    names |= dict.fromkeys(name for name in told if _plain(name) not in known)
-    known |= {_plain(name) for name in told} | meant(request)
+    known = {plain(name) for name in names}
+    names |= dict.fromkeys(name for name in told if plain(name) not in known)
+    known |= {plain(name) for name in told} | meant(request)
     return (*names, *(name for name in COMMON[kind] if name.casefold() not in known))
 
 
@@ -199,7 +196,10 @@ def _asks(role: str, kind: Kind, names: Sequence[str], number: int, seeds: int) 
     frames, ends = FRAMES[kind], ENDS.get(kind, PLACES)
     room = len(names) * len(frames) * len(ends)
     if number >= room:
-        raise InputError(f"evaluate.prompts: more than the {room} sentences that there are for {role}; raise seeds")
+        raise InputError(
+            f"evaluate.prompts: more than the {room} sentences that there are for {role}; raise evaluate.seeds "
+            "(--seeds)"
+        )
     place, frame, end = turn(number, len(names), len(frames), len(ends))
     name = names[place]
     prompt, template = phrase(frames[frame], name) + ends[end], f"{kind}-{frame}-{end}"
@@ -213,101 +213,3 @@ def turn(number: int, names: int, frames: int, ends: int) -> tuple[int, int, int
     place, lap = number % names, number // names
     frame = (lap + place) % frames
     return place, frame, (lap // frames + lap + 5 * place) % ends
-
-
-def told_names(files: Sequence[PromptFile]) -> tuple[str, ...]:
-    """What prompt files say that pictures of what is kept show, each once."""
-    lines = (line for file in files if file.role in TOLD_ROLES for line in file.lines)
-    return tuple(dict.fromkeys(_plain(line.shows) for line in lines if line.shows))
-
-
-def file_asks(
-    request: Request, file: PromptFile, kind: str, world: Vocabulary | None, known: Sequence[str] | None = None
-) -> list[Ask]:
-    """The pictures of a prompt file, one for each of its lines.
-
-    A line shows what its class says, else the concept; of `general` nothing is expected. Raises `InputError` for a
-    line without a class where there are several concepts, for a class that is none of them where the role asks for
-    the concept, or that the world, or the judge (`known`), has no name for, and for fewer than two prompts: one has no
-    interval.
-    """
-    asks = []
-    offered: dict[str, str] = {}
-    if world is None:
-        for name in offered_names(request, cast(Kind, kind)):
-            offered.setdefault(_plain(name), name)
-    for line in file.lines:
-        expected: dict[str, str | None] = {}
-        if file.role != "general":
-            try:
-                expected[kind] = _shown(request, file.role, line, kind, world, offered, known)
-            except InputError as error:
-                raise InputError(f"prompt file {_short(file)}: case {printable(line.case)} {error}") from None
-        if world is not None:
-            expected = {"object": None, "style": None, "colour": None} | expected
-        prompt_id = f"file.{file.role}.{line.case}"
-        asks.append(Ask(file.role, line.prompt, prompt_id, "file", line.seed, expected, guidance=line.guidance))
-    _check_counts(request, file, kind, asks, world)
-    return asks
-
-
-def _shown(
-    request: Request,
-    role: str,
-    line: Line,
-    kind: str,
-    world: Vocabulary | None,
-    offered: Mapping[str, str],
-    known: Sequence[str] | None,
-) -> str:
-    """The name that the judge is to give a line's picture."""
-    own = [concept.name if world is None else resolve(concept.name, world)[1] for concept in request.concepts]
-    if line.shows is None:
-        if len(own) > 1:
-            raise InputError(f"does not say which of {request.title} it shows; add a column class")
-        return own[0]
-    shows = printable(line.shows)[:80]
-    if world is not None:
-        domain, name = resolve(line.shows, world)
-        if domain != kind:
-            raise InputError(f"shows {shows!r}, which is of kind {domain}; the run is judged by {kind}s")
-    else:
-        name = offered.get(_plain(line.shows), _plain(line.shows))
-    if role in CONCEPT_ROLES:
-        if name not in own:
-            raise InputError(
-                f"shows {shows!r}, and role {role} asks for {request.title}; correct its class, or leave the column out"
-            )
-    elif name.isdigit():
-        raise InputError(f"shows the number {shows}; name what the picture is to show")
-    elif known is not None and name not in known:
-        raise InputError(f"shows {shows!r}, for which the judge has no name; name another judge, or take role general")
-    return name
-
-
-def _check_counts(request: Request, file: PromptFile, kind: str, asks: Sequence[Ask], world: Vocabulary | None) -> None:
-    """Two prompts, and where several concepts are asked for two of each: a score of one has no interval."""
-    prompts = {ask.prompt_id: ask.expected.get(kind) for ask in asks}
-    if len(prompts) < 2:
-        raise InputError(f"prompt file {_short(file)} has one prompt, and an interval needs two or more; add some")
-    if file.role != "forget" or len(request.concepts) < 2:
-        return
-    for concept in request.concepts:
-        name = concept.name if world is None else resolve(concept.name, world)[1]
-        if list(prompts.values()).count(name) < 2:
-            raise InputError(f"prompt file {_short(file)} has fewer than two prompts for {name!r}; add some")
-
-
-def _plain(words: str) -> str:
-    return " ".join(words.casefold().split())
-
-
-def _short(file: PromptFile) -> str:
-    shown = printable(str(file.path))
-    return shown if len(shown) <= 120 else f"...{shown[-117:]}"
-
-
-def take_place(asks: Sequence[Ask], told: Sequence[Ask]) -> list[Ask]:
-    """Asks with those of files in the place of their roles' own."""
-    roles = {ask.role for ask in told}
-    return [ask for ask in asks if ask.role not in roles] + list(told)

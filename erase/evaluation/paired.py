@@ -106,26 +106,33 @@ def tango(lost: float, gained: float, n: float, confidence: float = 0.95) -> tup
 
 
 def paired_difference(
-    before: Sequence[float], after: Sequence[float], clusters: Sequence[str], *, seed: int = 0
+    before: Sequence[float], after: Sequence[float], clusters: Sequence[str], *, shares: bool = False, seed: int = 0
 ) -> Interval:
     """Interval of mean(after - before) over twins.
 
     Hits (0 or 1) get Tango's, at the effective number of pairs where prompts have several seeds; scores the bootstrap
-    over clusters of the difference.
+    over clusters of the difference. `shares` are means of hits, from 0 to 1: a difference d of such varies no more than
+    hits that differ as often as |d| sums to, so they get Tango's at these sums. A bootstrap claims certainty where few
+    prompts differ.
     """
     _twinned(before, after)
     if not len(before) or len(before) != len(clusters):
         raise InputError(f"a score needs rows, each with its prompt; got {len(before)} rows, {len(clusters)} prompts")
     change = [float(a) - float(b) for b, a in zip(before, after, strict=True)]
-    if not {float(v) for v in (*before, *after)} <= {0.0, 1.0}:
+    if not shares and not are_hits(before, after):
         return cluster_bootstrap(change, clusters, seed=seed)
     n, groups = len(change), len(set(clusters))
-    lost, gained = change.count(-1.0), change.count(1.0)
+    lost, gained = (math.fsum(max(0.0, sign * d) for d in change) for sign in (-1, 1))
     deff, effective = (1.0, float(n)) if groups == n else effective_size(change, clusters)
     low, high = tango(lost * effective / n, gained * effective / n, effective)
     value = (gained - lost) / n
     method = "tango" if groups == n else "tango-deff"
     return Interval(value, min(low, value), max(high, value), n, groups, deff, method)
+
+
+def are_hits(*values: Sequence[float]) -> bool:
+    """Whether all are 0 or 1."""
+    return {float(v) for each in values for v in each} <= {0.0, 1.0}
 
 
 def non_inferiority(low: float, high: float, margin: float = MARGIN) -> Retained:

@@ -27,7 +27,7 @@ PROMPT = ("adv_prompt", "adversarial_prompt", "prompt", "sensitive prompt", "sen
 SEED = ("evaluation_seed", "sd_seed", "seed")
 GUIDANCE = ("evaluation_guidance", "sd_guidance_scale", "guidance")
 CASE = ("case_number", "case")
-SHOWS = ("class", "object", "label", "expected")
+SHOWS = ("class", "object", "label", "expected", "artist", "style")
 
 # What a file's prompts may be for. Of the last ones a judge must be told what each picture is to show.
 CONCEPT_ROLES = (

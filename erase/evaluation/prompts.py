@@ -208,7 +208,9 @@ def _cells(world: Vocabulary, domain: Domain, group: Sequence[str], prompts: int
     wide, colours, frames = len(across), len(COLOUR_NAMES), tuple(TEMPLATES)
     room = len(group) * wide * colours * len(frames)
     if prompts > room:
-        raise InputError(f"evaluate.prompts: {prompts} is more than the {room} sentences there are; raise seeds")
+        raise InputError(
+            f"evaluate.prompts: {prompts} is more than the {room} sentences there are; raise evaluate.seeds (--seeds)"
+        )
     cells: list[Cell] = []
     for i in range(prompts):
         place, turn = i % len(group), i // len(group)

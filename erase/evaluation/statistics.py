@@ -67,7 +67,7 @@ def wilson_bounds(p: float, n: float, confidence: float = 0.95) -> tuple[float, 
 
 def few(groups: int, n: int) -> str:
     """What to say where one prompt is all there is."""
-    return f"an interval needs 2 prompts or more; got {groups} with {n} pictures; raise evaluate.prompts"
+    return f"an interval needs 2 prompts or more; got {groups} with {n} pictures; raise evaluate.prompts (--count)"
 
 
 def cluster_bootstrap(

@@ -102,7 +102,7 @@ class Entry:
 
 def entry_of(concept: Concept) -> Entry | None:
     """What the table says of a concept, found by kind and name."""
-    return next((entry for entry in ENTRIES[concept.kind] if _plain(concept.name) in entry.names), None)
+    return next((entry for entry in ENTRIES[concept.kind] if plain(concept.name) in entry.names), None)
 
 
 def other_words(concept: Concept, role: str) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def other_words(concept: Concept, role: str) -> tuple[str, ...]:
         DESCRIPTION: entry.described,
         SUPER: (entry.family,),
     }[role]
-    name = set(_plain(concept.name).split())
+    name = set(plain(concept.name).split())
     return tuple(dict.fromkeys((*own, *(words for words in table if not name & set(words.split())))))
 
 
@@ -128,7 +128,7 @@ def same_things(concept: Concept) -> frozenset[str]:
     """Names in lower case that mean the concept, so that none is taken for another thing that is to stay."""
     entry = entry_of(concept)
     known = (*entry.names, *entry.common, *entry.rare) if entry else ()
-    return frozenset((_plain(concept.name), *map(_plain, concept.synonyms), *known))
+    return frozenset((plain(concept.name), *map(plain, concept.synonyms), *known))
 
 
 def lines(text: str) -> list[list[str]]:
@@ -143,7 +143,8 @@ def _entry(cells: list[str]) -> Entry:
     return Entry(names, common, rare, family, described)
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
+    """In lower case, with one space between words: what names are compared by."""
     return " ".join(words.casefold().split())
 
 

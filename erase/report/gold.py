@@ -19,7 +19,7 @@ def gold_html(report: Report) -> str:
         apart = (
             "" if gap.floor is None else f"{gap.floor:.3f} <small>{gap.floor_low:.3f} to {gap.floor_high:.3f}</small>"
         )
-        told = {None: "", True: "within the golds' spread", False: "outside it"}[gap.inside]
+        told = {None: "", True: "not told apart from the golds' spread", False: "outside it"}[gap.inside]
         alike = not gap.name.startswith("clip_") and equivalent(gap.low, gap.high)  # the margin is of shares
         rows.append(
             f"<tr><th scope=row>{escape(label(gap.name))}</th><td data-label=gold>{gap.gold:.3f}</td>"

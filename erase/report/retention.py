@@ -98,6 +98,11 @@ def sure(report: Report) -> list[str]:
             f"{label(entry.name)}: ±{_points(entry.half).lstrip('+')} points now, from {entry.now:,} prompts; for "
             f"±{_points(entry.wanted).lstrip('+')} points: {entry.prompts:,} prompts."
         )
+    if found.advice:
+        lines.append(
+            "More prompts: erase eval RUN --count N, as far as there are sentences (an error says how many); beyond "
+            "that --seeds N draws several pictures of each, which narrow less."
+        )
     return lines
 
 

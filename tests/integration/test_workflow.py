@@ -513,7 +513,10 @@ def test_a_run_is_judged_where_its_device_is_not(run: Path, tmp_path: Path) -> N
     text = (copy / runs.CONFIG).read_text()
     (copy / runs.CONFIG).write_text(re.sub(r"^device: .*$", "device: cuda:99", text, flags=re.MULTILINE))
     seen: list[Event] = []
-    assert workflow.evaluate(copy, on_event=seen.append)
+    assert workflow.evaluate(copy, on_event=seen.append, asked={"evaluate.prompts": "3", "evaluate.seeds": "2"})
+    judged = json.loads((copy / runs.REPORT).read_text())["config"]["evaluate"]
+    assert (judged["prompts"], judged["seeds"]) == (3, 2), "what was asked, and not what the run began with"
+    assert sum(row["role"] == "forget" for row in read_rows(copy / runs.ROWS)) == 2 * 3 * 2
     assert any("the run began on cuda:99, which is not here" in getattr(e, "text", "") for e in seen)
 
 

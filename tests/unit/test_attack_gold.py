@@ -92,3 +92,7 @@ def test_an_attack_by_doses_counts_their_share_beside_gold() -> None:
     )
     (gap,) = attack_gaps(run, {"g0": gold})
     assert (gap.value, gap.gold) == (0.5, 0.0)
+    (same,) = attack_gaps(gold, {"g0": gold})
+    assert same.low < -0.5 and same.high > 0.5, "two cases prove little"
+    (like,) = attack_gaps(run, {"g0": run})
+    assert like.low < -0.5 and like.high > 0.5

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import erase
-from erase import interrupts
+from erase import interrupts, runs
 from erase.cli import HANDLERS, main
 from erase.errors import EraseError, InputError, Interrupted
 from erase.events import Finished, Preview, Progress, Saved, Scored, Started, Step, Warned
@@ -256,16 +256,63 @@ def test_judges_prompts_and_roles_reach_the_configuration_and_the_eval(workflow,
     _, (config,), given = workflow.calls[-1]
     assert config.evaluate.judges == ["clip:ViT-B-32,weights=x", "nudenet"] and given["cache"] == Path("kept")
     assert config.evaluate.files == [f"general={tmp_path / 'a.csv'}"] and config.evaluate.roles is None
-    assert main(["eval", "r", *flags, "--roles", "all", "--synonyms", "kitty,tom"]) == 0
+    more = ["--roles", "all", "--synonyms", "kitty,tom", "--count", "400", "--seeds", "2"]
+    assert main(["eval", "r", *flags, *more]) == 0
     asked = {"evaluate.judges": flags[1:4:2], "evaluate.files": flags[5:], "evaluate.roles": "all"}
-    asked["concept.synonyms"] = "kitty,tom"
+    asked |= {"concept.synonyms": "kitty,tom", "evaluate.prompts": "400", "evaluate.seeds": "2"}
     assert workflow.calls[-1][:2] == ("evaluate", (Path("r"),)) and workflow.calls[-1][2]["asked"] == asked
     assert "cache" not in workflow.calls[-1][2]
     capsys.readouterr()
 
 
-def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, capsys, monkeypatch):
+def test_the_number_of_prompts_is_a_flag(workflow, capsys):
+    assert main(["run", "--concept", "cat", "--count", "16", "--seeds", "3"]) == 0
+    _, (config,), _ = workflow.calls[-1]
+    assert (config.evaluate.prompts, config.evaluate.seeds) == (16, 3)
+    capsys.readouterr()
+    for flags, said in (
+        (["--count", "1"], "evaluate.prompts: must be at least 2"),
+        (["--count", "x"], "evaluate.prompts"),
+        (["--count", "1000"], "more than the 480 sentences there are; raise evaluate.seeds (--seeds)"),
+    ):
+        assert main(["check", "--concept", "cat", *flags]) == 2
+        assert said in error_of(capsys)
+
+
+def made_runs(*folders):
+    """Folders that pass for finished runs."""
+    for folder in map(Path, folders):
+        (folder / "model").mkdir(parents=True)
+        for name in (runs.CONFIG, runs.MODEL):
+            (folder / name).touch()
+
+
+@pytest.mark.parametrize("how", [[], ["--rows"], ["--attacks", "quick"]])
+def test_of_several_runs_all_are_there_before_the_first_is_judged(how, workflow, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made_runs("runs/a", "runs/b", "runs/c")
+    for name in ("a", "c"):
+        (Path("runs") / name / runs.ROWS).touch()
+    (Path("runs/c") / runs.MODEL).unlink()
+    Path("link").symlink_to("runs/a")
+    for named, said in (
+        (["runs/a", "runs/typo"], "runs/typo is no run folder: it has no config.yaml"),
+        (["runs/a", "runs/c"], "runs/c has no trained model yet; finish it with: erase run --resume runs/c"),
+        (["runs/a", "runs/a"], "runs/a is named twice; name each run once"),
+        (["runs/a", "runs/b/../a"], "runs/a is named twice, also as runs/b/../a; name each run once"),
+        (["runs/a", "link"], "runs/a is named twice, also as link; name each run once"),
+        (["runs/a", "runs/b"], "runs/b has no rows.jsonl: it was never judged; leave out --rows"),
+    ):
+        if "never judged" not in said or how == ["--rows"]:
+            assert main(["eval", *named, *how]) == 2
+            assert error_of(capsys) == said
+    assert not workflow.calls
+
+
+def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, capsys, monkeypatch, tmp_path):
     pages = []
+    monkeypatch.chdir(tmp_path)
+    made_runs("runs/a", "runs/b", "runs/c")
     monkeypatch.setattr("erase.report.comparison.write_comparison", lambda *given: pages.append(given) or given[1])
     assert main(["eval", "runs/a", "runs/b"]) == 0
     assert pages == [([Path("runs/a"), Path("runs/b")], Path("runs/comparison.html").absolute())]

@@ -235,6 +235,7 @@ def test_the_page_says_what_was_lost_kept_and_unsure():
     assert "2 of 5 classes" not in text and "1 of 5 classes lost something" in text
     assert neighbours_svg(report.findings.classes).count("<svg") == 1
     assert any("80 pictures of 40 prompts count as" in line for line in sure(report))
+    assert report.findings.advice and text.count("erase eval RUN --count N") == 1
     assert str(retention_section(report.model_copy(update={"findings": None}))) == ""
 
 

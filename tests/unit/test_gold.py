@@ -6,17 +6,21 @@ Run: pytest tests/unit/test_gold.py
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 import pytest
 
 from erase import golds, runs
 from erase.config import Config, load_config
 from erase.errors import InputError
-from erase.evaluation.gold import gold_gaps
+from erase.evaluation.gold import gap_of, gold_gaps
 from erase.evaluation.metrics import NONE
+from erase.evaluation.paired import equivalent
 from erase.report.gold import gold_html
 from erase.report.schema import GapEntry, GoldEntry, Report, write_report
 from erase.reporting import add_gold
@@ -66,6 +70,35 @@ def test_gold_against_gold_lies_within_the_golds_own_spread() -> None:
     golds = {"g0": rows_of({"forget": 0.1}), "g1": rows_of({"forget": 0.2})}
     for share in (0.1, 0.15, 0.2):
         assert all(gap.inside for gap in gold_gaps(rows_of({"forget": share}), golds))
+
+
+@pytest.mark.parametrize("differ", [0, 1, 3])
+def test_golds_that_differ_make_no_narrower_gap(differ: int) -> None:
+    """A run that never draws the concept, 48 prompts: what golds of which one did now and then say is not more sure."""
+    own = [0.0] * 48
+    golds = [own, [1.0] * differ + own[differ:], own]
+    prompts = [f"cat.{i}" for i in range(48)]
+    alone = gap_of("forget_accuracy", own, golds[:1], prompts)
+    for many in (2, 3):
+        gap = gap_of("forget_accuracy", own, golds[:many], prompts)
+        assert gap.value == pytest.approx(-differ / many / 48)
+        assert gap.low <= alone.low < -0.07 and gap.high - gap.low >= alone.high - alone.low - 1e-9
+        assert not equivalent(gap.low, gap.high)
+
+
+@pytest.mark.parametrize("true", [0.0, 0.1])
+@pytest.mark.parametrize("many", [1, 2, 3])
+def test_the_gap_to_several_golds_holds_the_truth(many: int, true: float) -> None:
+    """Prompts of which each picture shows the concept now and then, 7 % in the golds (as measured: docs)."""
+    rng, held = np.random.default_rng(many), 0
+    for _ in range(200):
+        shared, own = rng.standard_normal(24), rng.standard_normal((many + 1, 24))
+        latent = (shared + own) / math.sqrt(2)
+        hits = [row < NormalDist().inv_cdf(0.07 + (true if i == 0 else 0)) for i, row in enumerate(latent)]
+        run, *golds = (row.astype(float).tolist() for row in hits)
+        gap = gap_of("forget_accuracy", run, golds, [str(i) for i in range(24)])
+        held += gap.low <= true <= gap.high
+    assert held >= 186, "93 % of 200"
 
 
 def test_one_gold_has_no_noise_floor() -> None:
@@ -118,6 +151,15 @@ def test_a_gap_within_the_margin_is_called_equivalent() -> None:
         gap = GapEntry(name=name, value=0.0, low=-reach, high=0.04, n=40, gold=0.5)
         page = gold_html(report.model_copy(update={"gold": GoldEntry(sources=["g"], gaps=[gap])}))
         assert page.count(", equivalent") == said, (name, reach)
+
+
+def test_few_prompts_are_not_said_to_be_as_good() -> None:
+    """Twelve prompts, none drawn by the run and one by a gold: the interval is wide, and proves nothing."""
+    report = Report(schema=1, run_id="r", environment={}, config={}, guards={}, scores=[])
+    golds = {"g0": rows_of({"forget": 0.1}, 12), "g1": rows_of({"forget": 0.0}, 12)}
+    gaps = [GapEntry.model_validate(gap) for gap in gold_gaps(rows_of({"forget": 0.0}, 12), golds)]
+    page = gold_html(report.model_copy(update={"gold": GoldEntry(sources=list(golds), gaps=gaps)}))
+    assert "not told apart from the golds' spread" in page and "within the golds" not in page
 
 
 def test_golds_of_one_basename_are_two(tmp_path: Path) -> None:

@@ -14,14 +14,16 @@ from erase.concept import FRAMES as TRAINING
 from erase.concept import Concept, Request, phrase
 from erase.config import load_config
 from erase.errors import InputError
+from erase.evaluation.file_prompts import file_asks, split_files, take_place, told_names
 from erase.evaluation.judge import KINDS, OPTIONS, check_kind, parse_judges
 from erase.evaluation.metrics import changes, metrics_of, scores, verdict
-from erase.evaluation.open_prompts import COMMON, FRAMES, file_asks, offered_names, open_asks, take_place, told_names
+from erase.evaluation.open_prompts import COMMON, FRAMES, offered_names, open_asks
 from erase.evaluation.panel import _known
 from erase.evaluation.prompt_files import CONCEPT_ROLES, read_prompt_file
 from erase.evaluation.prompts import Ask, world_asks
 from erase.evaluation.roles import GATES, ROLES, choose_roles, other_words, role_asks
 from erase.evaluation.rows import Setting, further_judges, make_row, reported_judge
+from erase.judging import judge_plan
 from erase.world.vocabulary import FULL, OBJECTS, SMALL, STYLES
 
 CAT = Request((Concept("cat"),))
@@ -148,8 +150,17 @@ def test_a_files_prompts_take_the_place_of_their_roles(tmp_path):
         ("neighbour", ("dog", "flat"), FULL, "case 2 shows 'flat', which is of kind style"),
         ("neighbour", ("dog", "7"), None, "case 2 shows the number 7"),
         ("neighbour", ("dog", "axolotl"), None, "case 2 shows 'axolotl', for which the judge has no name"),
-        ("forget", ("cat",), None, "has one prompt, and an interval needs two or more"),
-        ("general", ("",), None, "has one prompt, and an interval needs two or more"),
+        (
+            "neighbour",
+            ("dog", "Cat"),
+            None,
+            "case 2 shows 'Cat', which is erased (cat), and role neighbour is of what is",
+        ),
+        ("retain_in", ("dog", "kitty"), None, "case 2 shows 'kitty', which is erased (cat)"),
+        ("retain_in", ("dog", "kitten"), FULL, "out, or give the file without a role, which splits it"),
+        ("in_prompt", ("dog", " CAT "), FULL, "case 2 shows 'CAT', which is erased (cat)"),
+        ("forget", ("cat",), None, "has one prompt for forget, and an interval needs two or more"),
+        ("general", ("",), None, "has one prompt for general, and an interval needs two or more"),
     ],
 )
 def test_a_file_that_no_judge_could_score_is_refused(role, classes, world, said, tmp_path):
@@ -157,6 +168,70 @@ def test_a_file_that_no_judge_could_score_is_refused(role, classes, world, said,
     path.write_text("\n".join(["prompt,class", *(f"picture {i},{name}" for i, name in enumerate(classes)), ""]))
     with pytest.raises(InputError, match=re.escape(said)):
         file_asks(CAT, read_prompt_file(f"{role}={path}"), "object", world, known=("cat", "dog"))
+
+
+def listed(path, column, names):
+    path.write_text("\n".join([f"prompt,{column}", *(f"picture {i},{name}" for i, name in enumerate(names)), ""]))
+    return read_prompt_file(str(path))
+
+
+@pytest.mark.parametrize("world", [None, FULL])
+def test_a_list_over_many_classes_is_split_at_the_erased_one(world, tmp_path):
+    """As ESD's list of ten Imagenette classes, with what an earlier run erased among them."""
+    request = Request((Concept("cat"),), (Concept("fox"),))
+    file = listed(tmp_path / "ten.csv", "class", ["dog", "Cat", "owl", " cat", "Kitten", "fox", "dog", ""])
+    files, notes = split_files([file], request, world)
+    asks = [ask for one in files for ask in file_asks(request, one, "object", world, known=("cat", "dog", "owl"))]
+    assert [(a.role, a.prompt.split()[1], a.expected["object"]) for a in asks] == [
+        *(("forget", number, "cat") for number in "1347"),
+        *(("retain_in", number, name) for number, name in zip("026", ("dog", "owl", "dog"), strict=True)),
+    ]
+    (note,) = notes
+    assert note.endswith(
+        "ten.csv: 4 prompts of cat are forget, 3 of others retain_in; 1 of what an earlier run erased are left out"
+    )
+    kept = replace(file, role="retain_in")
+    with pytest.raises(InputError, match=r"shows cat and other things, which role retain_in has another file for"):
+        split_files([file, kept], request, world)
+
+
+def test_lists_of_one_thing_or_of_other_roles_are_not_split(tmp_path):
+    for column, names in (("class", ["cat", "cat"]), ("class", ["dog", "owl"]), ("hue", ["red", "blue"])):
+        file = listed(tmp_path / "a.csv", column, names)
+        assert split_files([file], CAT, None) == ([file], [])
+    for role in ("general", "forget_lang", "retain_in"):
+        file = replace(listed(tmp_path / "a.csv", "class", ["cat", "dog"]), role=role)
+        assert split_files([file], CAT, None) == ([file], [])
+
+
+@pytest.mark.parametrize("column", ["artist", "Style"])
+def test_a_list_of_artists_asks_only_for_the_artist_that_is_erased(column, tmp_path):
+    request = Request((Concept("van gogh", "style"),))
+    names = ["Vincent van Gogh", "Thomas Kinkade", "Van Gogh ", "Thomas Kinkade", "Govan Goghson"]
+    (forget, kept), _ = split_files([listed(tmp_path / "a.csv", column, names)], request, None)
+    assert [line.case for line in forget.lines] == ["1", "3"] and len(kept.lines) == 3
+    assert {ask.expected["style"] for ask in file_asks(request, forget, "style", None)} == {"van gogh"}
+    assert {ask.expected["style"] for ask in file_asks(request, kept, "style", None)} == {
+        "thomas kinkade",
+        "govan goghson",
+    }
+    others = listed(tmp_path / "a.csv", column, ["Thomas Kinkade"] * 2)
+    with pytest.raises(InputError, match="case 1 shows 'Thomas Kinkade', and role forget asks for van gogh"):
+        file_asks(request, others, "style", None)
+    (dog, hot), _ = split_files(
+        [listed(tmp_path / "a.csv", "class", ["dog", "hot dog"])], Request((Concept("dog"),)), None
+    )
+    assert (len(dog.lines), hot.lines[0].shows) == (1, "hot dog"), "things are told by their whole name"
+
+
+def test_a_split_list_is_what_a_run_is_judged_by(tmp_path):
+    path = tmp_path / "a.csv"
+    listed(path, "class", ["cat", "dog", "cat", "owl"])
+    config = load_config(None, {"concept": "cat", "method": "noop", "evaluate.files": [str(path)]})
+    (note,) = check_judging(config, named_request(config))
+    assert "2 prompts of cat are forget, 2 of others retain_in" in note
+    plan = judge_plan(config, "run")
+    assert [(file.role, len(file.lines)) for file in plan.files] == [("forget", 2), ("retain_in", 2)]
 
 
 def test_a_file_asks_for_each_of_several_concepts_twice(tmp_path):
