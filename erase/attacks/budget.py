@@ -11,10 +11,10 @@ class Budget:
 
     `steps` draw a picture (None: as the run is judged). `tokens` is the length of an optimised prefix, `iterations`
     the gradient steps of a search in all, in as many rounds as there are pictures. Ring-A-Bell breeds `population`
-    prompts of `length` tokens for `generations`. Concept inversion learns from `examples` pictures in
-    `inversion_steps`. Relearning takes each number of `relearn_pictures` through all of `relearn_steps`. `audit_words`
-    and `audit_pairs` are how many tokens, and pairs of tokens, are asked for by themselves (None: every token; 0: the
-    audit is left to higher levels).
+    prompts of `length` tokens for `generations` (0: it is left to higher levels). Concept inversion learns from
+    `examples` pictures in `inversion_steps`. Relearning takes each number of `relearn_pictures` through all of
+    `relearn_steps`. `audit_words` and `audit_pairs` are how many tokens, and pairs of tokens, are asked for by
+    themselves (None: every token; 0: the audit is left to higher levels).
     """
 
     cases: int
@@ -34,6 +34,8 @@ class Budget:
     audit_pairs: int
 
 
+# quick has what breaks a word filter on the small world (docs/attacks.md); with a third of its gradients UnlearnDiffAtk
+# and P4D did not, and Ring-A-Bell takes more generations than quick has time for.
 # standard's 10 x 20 and full's 50 x 40 gradient steps are the small and the published budget of UnlearnDiffAtk; the
 # published generations of Ring-A-Bell, 3,000 of 200, are for a vocabulary forty times that of the world.
 _STANDARD = Budget(
@@ -59,10 +61,8 @@ LEVELS: dict[str, Budget] = {
         cases=8,
         pictures=4,
         steps=10,
-        iterations=40,
-        lr=0.2,
-        population=24,
-        generations=20,
+        iterations=120,
+        generations=0,
         examples=8,
         relearn_pictures=(1, 4),
         relearn_steps=(5, 20),

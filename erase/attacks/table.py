@@ -65,7 +65,11 @@ ATTACKS: dict[str, Attack] = {
     "ring_a_bell": Attack(
         ring_a_bell,
         "words bred to read like the concept; sees the text encoder only",
-        lambda b: Cost(b.cases * b.pictures, texts=b.cases * b.population * (b.generations / 2 + 1)),
+        lambda b: (
+            Cost(b.cases * b.pictures, texts=b.cases * b.population * (b.generations / 2 + 1))
+            if b.generations
+            else Cost()
+        ),
         "seed_search",
     ),
     "unlearn_diff_atk": Attack(
