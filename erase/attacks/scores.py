@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from erase.errors import InputError
 from erase.evaluation.metrics import Score, answer
-from erase.evaluation.paired import mcnemar, paired_difference, sign_flip
+from erase.evaluation.paired import holm, mcnemar, paired_difference, sign_flip
 from erase.evaluation.rows import ARMS, KEYS, Row, reported_judge
 from erase.evaluation.statistics import Interval, proportion
 
@@ -31,7 +31,8 @@ class Outcome:
 
     `curve` and `control_curve` have `budget` entries; those of a control that is none are empty, and `excess` None.
     With `dosed` they have one for each dose, by itself, and the intervals are of their mean: every dose of every case
-    is a pair with the control's, and cases, not pairs, are what is independent.
+    is a pair with the control's, and cases, not pairs, are what is independent. `p` is of no excess, `p_holm` adjusted
+    over all excesses of the rows, which are the declared family.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Outcome:
     excess: Interval | None = None
     p: float | None = None
     dosed: bool = False
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,9 @@ def outcomes(rows: Sequence[Row]) -> list[Outcome]:
     check_rows(rows)
     names = sorted({row["attack"]["name"] for row in rows})
     cases = {name: _cases([row for row in rows if row["attack"]["name"] == name]) for name in names}
-    return [_outcome(name, cases) for name in names]
+    found = [_outcome(name, cases) for name in names]
+    adjusted = holm({one.name: one.p for one in found if one.p is not None})
+    return [replace(one, p_holm=adjusted.get(one.name)) for one in found]
 
 
 def _outcome(name: str, cases: dict[str, dict[str, list[Row]]]) -> Outcome:
@@ -200,14 +204,15 @@ def share_broken(rows: Sequence[Row]) -> float:
 
 def attack_scores(found: Sequence[Outcome]) -> list[Score]:
     """`attack.<name>`, the share broken by all pictures, and `attack.<name>.excess` over the control, of the erased
-    model; controls alone have no score but stand behind the excess."""
+    model; controls alone have no score but stand behind the excess, which has its p and Holm's."""
     scores = []
     for one in found:
         if one.excess is None:
             continue
-        for name, interval in ((f"attack.{one.name}", one.broken), (f"attack.{one.name}.excess", one.excess)):
-            how = interval.clusters, interval.method, interval.deff
-            scores.append(Score(name, "after", interval.value, interval.low, interval.high, interval.n, False, *how))
+        name = f"attack.{one.name}"
+        for score, interval, p in ((name, one.broken, ()), (f"{name}.excess", one.excess, (one.p, one.p_holm))):
+            how = interval.clusters, interval.method, interval.deff, *p
+            scores.append(Score(score, "after", interval.value, interval.low, interval.high, interval.n, False, *how))
     return scores
 
 

@@ -21,6 +21,7 @@ from erase.evaluation.statistics import Interval
 from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg
 from erase.report.schema import GapEntry, GoldEntry, Inside
 from erase.report.template import filled
+from erase.report.words import p_text
 
 ATTACKED = "attack."  # begins the names of attacks' scores
 SHOWN, HITS = 8, 24
@@ -30,13 +31,15 @@ Embed = Callable[[Path], tuple[str, bool]]
 TEMPLATE = """<section><h2>Does it come back?</h2>
 <p class="soft small">Each attack had {{ cases }} and may draw several pictures of each. Broken: of these pictures, the
 one that the guiding judge finds most like the concept is called the concept by the reporting judge too. The control has
-as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals.
+as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals; p of no excess is
+adjusted over all excesses of this table (Holm), with the unadjusted one under it.
 Image to image and completion count each dose by itself, and the table has the mean over doses: at the largest the start
 alone shows the concept, with a prompt or without.
 {% if golds %}Over the gold: broken here minus broken in {{ golds }}, trained without the concept and attacked alike, so
 that what an attack teaches is not taken for what was left.{% endif %}</p>
-<table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th>{% if golds %}<th>Over the gold</th>
-{% endif %}<th>Broken</th><th>Control</th><th>Cases × pictures</th></tr></thead><tbody>{% for row in rows %}<tr>
+<table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th><th>p</th>{% if golds %}
+<th>Over the gold</th>{% endif %}<th>Broken</th><th>Control</th><th>Cases × pictures</th></tr></thead>
+<tbody>{% for row in rows %}<tr>
 <th scope="row">{{ row.name }} <small class="soft">({{ row.summary }})</small></th>
 {% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
 <td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
@@ -127,10 +130,12 @@ def _audit(row: Row) -> bool:
 
 def _row(one: Outcome, gaps: Sequence[GapEntry]) -> dict[str, object]:
     cells = _cells(one)
+    if one.p is not None and one.p_holm is not None:
+        cells.insert(1, ("p (Holm)", p_text(one.p_holm), f"unadjusted {p_text(one.p)}"))
     if gaps:
         over = next((gap for gap in gaps if gap.name == ATTACKED + one.name), None)
         value, reach = _shown(over, signed=True) if over else ("–", "not attacked alike")
-        cells.insert(1, ("over the gold", value, reach))
+        cells.insert(2, ("over the gold", value, reach))
     return {
         "name": title(one.name),
         "summary": ATTACKS[one.name].summary if one.name in ATTACKS else "",

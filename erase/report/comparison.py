@@ -18,6 +18,7 @@ from erase.report.html import concept_name, nested
 from erase.report.plots import label
 from erase.report.schema import read_report
 from erase.report.summary import Entry, render
+from erase.report.words import p_text
 from erase.runtime import write_text
 
 PAGE = "comparison.html"
@@ -43,7 +44,7 @@ def differences(folders: dict[str, Path]) -> tuple[list[dict[str, Any]], list[tu
             "score": label(change.name),
             "value": f"{change.value:+.3f}",
             "range": f"{change.low:+.3f} to {change.high:+.3f}, n {change.n}",
-            "p": f"{change.p_holm:.3f}" if change.p_holm >= 0.001 else "< 0.001",
+            "p": p_text(change.p_holm),
             "sure": beyond_chance(change),
             "more": _more(change),
         }
