@@ -88,7 +88,7 @@ def _fault(row: Row) -> str:
         return "keys are missing"
     texts = {key: row[key] for key in ("prompt_id", "prompt", "domain", "image")}
     texts |= {f"attack.{key}": attack.get(key) for key in ("name", "step")}
-    texts |= {f"attack.{key}": attack[key] for key in ("guide", "plan", "level") if key in attack}
+    texts |= {f"attack.{key}": attack[key] for key in ("guide", "plan", "asked", "level") if key in attack}
     if "control" not in attack or attack["control"] is not None:
         texts["attack.control"] = attack.get("control")
     for key, value in texts.items():
@@ -194,6 +194,13 @@ def _outcome(name: str, cases: dict[str, dict[str, list[Row]]]) -> Outcome:
         sign_flip(change, clusters) if dosed else mcnemar(theirs, ours).p,
         dosed,
     )
+
+
+def broken_units(rows: Sequence[Row]) -> dict[tuple[str, str], bool]:
+    """Of one attack's rows whether each unit was broken: (case, ""), of an attack by doses (case, dose)."""
+    first = rows[0]["attack"]
+    units = _units(_cases(rows), first["budget"], first["name"] in DOSED)
+    return {unit: is_broken(tried) for unit, tried in units.items()}
 
 
 def share_broken(rows: Sequence[Row]) -> float:
