@@ -99,7 +99,7 @@ def render(
         "names": [label(name) for name in names],
         "rows": [_row(entry, known.get(entry.name), names, words.get(entry.name, "")) for entry in entries],
         "others": [label(name) for name in others],
-        "further": [_row(entry, known.get(entry.name), others, "") for entry, _ in judged],
+        "further": [_row(entry, known.get(entry.name), others, "") for entry in entries if entry.name in words],
         "attacks": Markup(attacks),
         "scatter": Markup(scatter_svg(judged)) if judged else "",
         "pictured": [(entry, seen.pairs) for entry, seen in read if seen.pairs],
