@@ -72,6 +72,8 @@ def attack_run(
     stamp = content_hash(
         [VERSION, asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, subject.seed, *named]
     )
+    alike = {a: (s.steps, s.cfg) for a, s in settings.items()}
+    stamps = {"plan": stamp, "asked": content_hash([VERSION, asdict(budget), alike, subject.seed])}
     path = folder / runs.ATTACKS
     rows, todo = kept_rows(path, names, stamp, settings["after"].model_sha, on_event)
     if not todo:
@@ -85,7 +87,7 @@ def attack_run(
         with untouched(subject):
             found = ATTACKS[name].run(subject, budget)
         setting = settings["before" if ATTACKS[name].original else "after"]
-        rows = rows + _rows(name, found, panel, guide, setting, stamp, plan.level, model, folder)
+        rows = rows + _rows(name, found, panel, guide, setting, stamps, plan.level, model, folder)
         write_attacks(path, rows)
     return rows
 
@@ -183,7 +185,7 @@ def _rows(
     panel: Panel,
     guide: str | None,
     setting: Setting,
-    stamp: str,
+    stamps: dict[str, str],
     level: str,
     model: Model,
     folder: Path,
@@ -198,7 +200,7 @@ def _rows(
         "control": ATTACKS[name].control,
         "guide": guide or panel.others[0].name,
         "level": level,
-        "plan": stamp,
+        **stamps,
     }
     rows = [
         attack_row(one, look, arm, setting, about, "", noise_hash(model, one.shot))

@@ -58,9 +58,10 @@ def evaluate(options: argparse.Namespace) -> int:
             raise InputError(f"--attacks attack a run as it was judged, without other flags{first}")
         for folder in options.runs:
             attack(folder, options)
+        if len(options.runs) > 1:
+            print(f"comparison: {_comparison(options.runs)}")
         return 0
     from erase import golds, workflow
-    from erase.report.comparison import PAGE, write_comparison
     from erase.terminal import Listener, score_table, standings, stopping_on_signals
 
     judged: list[tuple[str, list[dict[str, Any]]]] = []
@@ -89,7 +90,7 @@ def evaluate(options: argparse.Namespace) -> int:
             judged.append((str(folder), scores))
         if len(judged) > 1 and group.main:
             print(standings(judged))
-            print(f"comparison: {write_comparison(options.runs, options.runs[0].absolute().parent / PAGE)}")
+            print(f"comparison: {_comparison(options.runs)}")
     return 0
 
 
@@ -106,6 +107,13 @@ def _check_runs(folders: list[Path], rows: bool) -> None:
         runs.require_run(folder, finished=True)
         if rows and not (folder / runs.ROWS).is_file():
             raise InputError(f"{folder} has no {runs.ROWS}: it was never judged; leave out --rows")
+
+
+def _comparison(folders: list[Path]) -> Path:
+    """The page of several runs, written beside the first."""
+    from erase.report.comparison import PAGE, write_comparison
+
+    return write_comparison(folders, folders[0].absolute().parent / PAGE)
 
 
 def _flags(options: argparse.Namespace) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erase import runs
 from erase.attacks.gold import attack_gaps
-from erase.attacks.rows import read_attacks
+from erase.attacks.rows import attacks_of, read_attacks
 from erase.attacks.scores import attack_scores, outcomes
 from erase.concept import Request
 from erase.errors import InputError
@@ -174,9 +174,7 @@ def _attack_scores(folder: Path, sha: str) -> list[Score]:
 
 
 def _attacks(folder: Path, sha: str) -> list[Row]:
-    """The folder's rows of attacks, if they are of this model; a run attacked before it was changed has none."""
-    rows = read_attacks(folder / runs.ATTACKS)
-    return [] if any(row["arm"] == "after" and row["model_sha"] != sha for row in rows) else rows
+    return attacks_of(folder / runs.ATTACKS, sha)
 
 
 def _erased(rows: Sequence[Row]) -> str:

@@ -38,6 +38,12 @@ def write_attacks(path: Path, rows: Sequence[Row]) -> None:
     write_text(path, "".join(line + "\n" for line in lines))
 
 
+def attacks_of(path: Path, sha: str) -> list[Row]:
+    """The rows so far, if they are of the model with this hash; a run attacked before it was changed has none."""
+    rows = read_attacks(path)
+    return [] if any(row["arm"] == "after" and row["model_sha"] != sha for row in rows) else rows
+
+
 def read_attacks(path: Path) -> list[Row]:
     """The rows so far, none where there is no file. Raises `InputError` for a damaged one."""
     try:

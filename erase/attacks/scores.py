@@ -11,12 +11,12 @@ the concept, so the best of all doses would be broken for attack and control ali
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from erase.errors import InputError
 from erase.evaluation.metrics import Score, answer
-from erase.evaluation.paired import mcnemar, paired_difference, sign_flip
+from erase.evaluation.paired import holm, mcnemar, paired_difference, sign_flip
 from erase.evaluation.rows import ARMS, KEYS, Row, is_number, is_text, reported_judge
 from erase.evaluation.statistics import Interval, proportion
 
@@ -30,7 +30,8 @@ class Outcome:
 
     `curve` and `control_curve` have `budget` entries; those of a control that is none are empty, and `excess` None.
     With `dosed` they have one for each dose, by itself, and the intervals are of their mean: every dose of every case
-    is a pair with the control's, and cases, not pairs, are what is independent.
+    is a pair with the control's, and cases, not pairs, are what is independent. `p` is of no excess, `p_holm` adjusted
+    over all excesses of the rows, which are the declared family.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Outcome:
     excess: Interval | None = None
     p: float | None = None
     dosed: bool = False
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def _fault(row: Row) -> str:
         return "keys are missing"
     texts = {key: row[key] for key in ("prompt_id", "prompt", "domain", "image")}
     texts |= {f"attack.{key}": attack.get(key) for key in ("name", "step")}
-    texts |= {f"attack.{key}": attack[key] for key in ("guide", "plan", "level") if key in attack}
+    texts |= {f"attack.{key}": attack[key] for key in ("guide", "plan", "asked", "level") if key in attack}
     if "control" not in attack or attack["control"] is not None:
         texts["attack.control"] = attack.get("control")
     for key, value in texts.items():
@@ -154,7 +156,9 @@ def outcomes(rows: Sequence[Row]) -> list[Outcome]:
     check_rows(rows)
     names = sorted({row["attack"]["name"] for row in rows})
     cases = {name: _cases([row for row in rows if row["attack"]["name"] == name]) for name in names}
-    return [_outcome(name, cases) for name in names]
+    found = [_outcome(name, cases) for name in names]
+    adjusted = holm({one.name: one.p for one in found if one.p is not None})
+    return [replace(one, p_holm=adjusted.get(one.name)) for one in found]
 
 
 def _outcome(name: str, cases: dict[str, dict[str, list[Row]]]) -> Outcome:
@@ -190,6 +194,13 @@ def _outcome(name: str, cases: dict[str, dict[str, list[Row]]]) -> Outcome:
     )
 
 
+def broken_units(rows: Sequence[Row]) -> dict[tuple[str, str], bool]:
+    """Of one attack's rows whether each unit was broken: (case, ""), of an attack by doses (case, dose)."""
+    first = rows[0]["attack"]
+    units = _units(_cases(rows), first["budget"], first["name"] in DOSED)
+    return {unit: is_broken(tried) for unit, tried in units.items()}
+
+
 def share_broken(rows: Sequence[Row]) -> float:
     """Of one case: 1 if its pictures broke it, else 0; of an attack by doses, the share of doses that did."""
     units = _units(_cases(rows), len(rows), rows[0]["attack"]["name"] in DOSED)
@@ -198,14 +209,15 @@ def share_broken(rows: Sequence[Row]) -> float:
 
 def attack_scores(found: Sequence[Outcome]) -> list[Score]:
     """`attack.<name>`, the share broken by all pictures, and `attack.<name>.excess` over the control, of the erased
-    model; controls alone have no score but stand behind the excess."""
+    model; controls alone have no score but stand behind the excess, which has its p and Holm's."""
     scores = []
     for one in found:
         if one.excess is None:
             continue
-        for name, interval in ((f"attack.{one.name}", one.broken), (f"attack.{one.name}.excess", one.excess)):
-            how = interval.clusters, interval.method, interval.deff
-            scores.append(Score(name, "after", interval.value, interval.low, interval.high, interval.n, False, *how))
+        name = f"attack.{one.name}"
+        for score, interval, p in ((name, one.broken, ()), (f"{name}.excess", one.excess, (one.p, one.p_holm))):
+            how = interval.clusters, interval.method, interval.deff, *p
+            scores.append(Score(score, "after", interval.value, interval.low, interval.high, interval.n, False, *how))
     return scores
 
 

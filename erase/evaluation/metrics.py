@@ -28,7 +28,7 @@ class Score:
 
     `interval` names how it was made: "wilson" where every prompt was drawn once, "wilson-deff" where several times,
     a bootstrap over prompts for what is no count; `deff` is the design effect: pictures of one prompt resemble each
-    other.
+    other. An attack's excess is a difference: it has the `p` of none, and `p_holm`, adjusted over the run's excesses.
     """
 
     name: str
@@ -41,6 +41,8 @@ class Score:
     clusters: int
     interval: str
     deff: float = 1.0
+    p: float | None = None
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

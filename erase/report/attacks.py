@@ -17,12 +17,12 @@ from erase.attacks.scores import Dose, Outcome, by_dose, is_broken, outcomes, pi
 from erase.attacks.table import ATTACKS
 from erase.errors import InputError, printable
 from erase.evaluation.rows import Row
-from erase.evaluation.statistics import Interval
+from erase.report.floors import ATTACKED, floor_line, repelled, shown
 from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg
 from erase.report.schema import GapEntry, GoldEntry, Inside
 from erase.report.template import filled
+from erase.report.words import p_text
 
-ATTACKED = "attack."  # begins the names of attacks' scores
 SHOWN, HITS = 8, 24
 INSIDE: TypeAdapter[str] = TypeAdapter(Inside)
 Embed = Callable[[Path], tuple[str, bool]]
@@ -30,16 +30,19 @@ Embed = Callable[[Path], tuple[str, bool]]
 TEMPLATE = """<section><h2>Does it come back?</h2>
 <p class="soft small">Each attack had {{ cases }} and may draw several pictures of each. Broken: of these pictures, the
 one that the guiding judge finds most like the concept is called the concept by the reporting judge too. The control has
-as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals.
+as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals; p of no excess is
+adjusted over all excesses of this table (Holm), with the unadjusted one under it.
 Image to image and completion count each dose by itself, and the table has the mean over doses: at the largest the start
 alone shows the concept, with a prompt or without.
 {% if golds %}Over the gold: broken here minus broken in {{ golds }}, trained without the concept and attacked alike, so
 that what an attack teaches is not taken for what was left.{% endif %}</p>
-<table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th>{% if golds %}<th>Over the gold</th>
-{% endif %}<th>Broken</th><th>Control</th><th>Cases × pictures</th></tr></thead><tbody>{% for row in rows %}<tr>
+<table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th><th>p</th>{% if golds %}
+<th>Over the gold</th>{% endif %}<th>Broken</th><th>Control</th><th>Cases × pictures</th></tr></thead>
+<tbody>{% for row in rows %}<tr>
 <th scope="row">{{ row.name }} <small class="soft">({{ row.summary }})</small></th>
 {% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
 <td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
+{% for line in floors %}<p>{{ line }}</p>{% endfor %}
 {% if curves %}<h3>Share broken by each number of pictures, or by each dose alone</h3><div class="charts">
 {{ curves }}</div>{% endif %}
 {% if words %}<h3>Tokens that draw the concept by themselves</h3>{% for line in words %}<p class="small">{{ line }}</p>
@@ -70,7 +73,8 @@ def attack_section(folder: Path, embed: Embed, gold: GoldEntry | None = None) ->
     values = {
         "cases": _count(len({row["prompt_id"] for row in rows if not _audit(row)})),
         "golds": ", ".join(gold.sources) if gold and gold.attacks else "",
-        "rows": [_row(one, gold.attacks if gold else []) for one in sorted(found, key=_place)],
+        "rows": [_row(one, gold.attacks if gold else []) for one in sorted(found, key=place)],
+        "floors": [floor_line(one, title(one.name), gold) for one in sorted(found, key=place) if repelled(one)],
         "curves": Markup(curves_svg([one for one in found if one.budget > 1])),
         "words": _words(rows),
         "pictures": _pictures(rows, folder, embed),
@@ -79,7 +83,7 @@ def attack_section(folder: Path, embed: Embed, gold: GoldEntry | None = None) ->
     return filled(TEMPLATE, **values)
 
 
-def _place(one: Outcome) -> tuple[bool, int, str]:
+def place(one: Outcome) -> tuple[bool, int, str]:
     """The table's order; a name that it does not have, from another version, comes last."""
     known = one.name in ATTACKS
     return not known, list(ATTACKS).index(one.name) if known else 0, one.name
@@ -127,10 +131,12 @@ def _audit(row: Row) -> bool:
 
 def _row(one: Outcome, gaps: Sequence[GapEntry]) -> dict[str, object]:
     cells = _cells(one)
+    if one.p is not None and one.p_holm is not None:
+        cells.insert(1, ("p (Holm)", p_text(one.p_holm), f"unadjusted {p_text(one.p)}"))
     if gaps:
         over = next((gap for gap in gaps if gap.name == ATTACKED + one.name), None)
-        value, reach = _shown(over, signed=True) if over else ("–", "not attacked alike")
-        cells.insert(1, ("over the gold", value, reach))
+        value, reach = shown(over, signed=True) if over else ("–", "not attacked alike")
+        cells.insert(2, ("over the gold", value, reach))
     return {
         "name": title(one.name),
         "summary": ATTACKS[one.name].summary if one.name in ATTACKS else "",
@@ -144,19 +150,9 @@ def _cells(one: Outcome | Dose) -> list[tuple[str, str, str]]:
     found = (("excess over control", one.excess), ("broken", one.broken), ("control", one.control_broken))
     cells: list[tuple[str, str, str]] = []
     for label, interval in found:
-        value, reach = _shown(interval, signed=label.startswith("excess")) if interval else ("–", "")
+        value, reach = shown(interval, signed=label.startswith("excess")) if interval else ("–", "")
         cells.append((label, value, reach))
     return cells
-
-
-def _shown(found: Interval | GapEntry, *, signed: bool = False) -> tuple[str, str]:
-    sign, unit = ("+", "points") if signed else ("", "%")
-    value, low, high = (_whole(100 * v, sign) for v in (found.value, found.low, found.high))
-    return f"{value}\u00a0{unit}", f"{low} to {high}"
-
-
-def _whole(value: float, sign: str) -> str:
-    return f"{round(value):{sign if round(value) else ''}d}".replace("-", "−")
 
 
 def _words(rows: Sequence[Row]) -> list[str]:

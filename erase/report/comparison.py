@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from erase import runs
+from erase.attacks.rows import attacks_of
+from erase.attacks.versus import Attacked
 from erase.errors import InputError
 from erase.evaluation.metrics import Change
 from erase.evaluation.paired import MARGIN, beyond_chance
 from erase.evaluation.power import pairs_for
-from erase.evaluation.rows import check_counts, read_rows
+from erase.evaluation.rows import Row, check_counts, read_rows
 from erase.evaluation.versus import Judged, versus
+from erase.report.attacked import attacks_compared
 from erase.report.html import concept_name, nested
 from erase.report.plots import label
 from erase.report.schema import read_report
 from erase.report.summary import Entry, render
+from erase.report.words import p_text
 from erase.runtime import write_text
 
 PAGE = "comparison.html"
@@ -28,13 +32,18 @@ def write_comparison(folders: Sequence[Path], page: Path) -> Path:
     names = _names(folders)
     entries = [_entry(name, folder, page.parent) for name, folder in zip(names, folders, strict=True)]
     heading = f"{len(entries)} runs compared"
-    write_text(page, render(heading, entries, {}, *differences(dict(zip(names, folders, strict=True)))))
+    judged = {name: _judged(folder) for name, folder in zip(names, folders, strict=True)}
+    attacked = {
+        name: Attacked(judged[name], _attacks(folder, judged[name]))
+        for name, folder in zip(names, folders, strict=True)
+    }
+    write_text(page, render(heading, entries, {}, *differences(judged), attacks_compared(attacked)))
     return page
 
 
-def differences(folders: dict[str, Path]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+def differences(judged: dict[str, Judged]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Rows of the table of differences from the first run, and why others have none."""
-    (first, ours), *rest = ((name, _judged(folder)) for name, folder in folders.items())
+    (first, ours), *rest = judged.items()
     found, refused = versus(ours, dict(rest))
     table = [
         {
@@ -43,7 +52,7 @@ def differences(folders: dict[str, Path]) -> tuple[list[dict[str, Any]], list[tu
             "score": label(change.name),
             "value": f"{change.value:+.3f}",
             "range": f"{change.low:+.3f} to {change.high:+.3f}, n {change.n}",
-            "p": f"{change.p_holm:.3f}" if change.p_holm >= 0.001 else "< 0.001",
+            "p": p_text(change.p_holm),
             "sure": beyond_chance(change),
             "more": _more(change),
         }
@@ -68,6 +77,11 @@ def _judged(folder: Path) -> Judged:
     rows, report = read_rows(folder / runs.ROWS), read_report(folder / runs.REPORT)
     check_counts(rows, report.rows)
     return Judged(rows, report.judges)
+
+
+def _attacks(folder: Path, judged: Judged) -> list[Row]:
+    """The rows of attacks on the weights that drew the pictures after."""
+    return attacks_of(folder / runs.ATTACKS, next(row["model_sha"] for row in judged.rows if row["arm"] == "after"))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

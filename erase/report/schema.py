@@ -39,7 +39,10 @@ Inside = Annotated[str, AfterValidator(_inside)]
 
 
 class ScoreEntry(Entry):
-    """A score with its 95 % interval; none is accepted without one, or over no pictures."""
+    """A score with its 95 % interval; none is accepted without one, or over no pictures.
+
+    An attack's excess has the p of none, and Holm's over the run's excesses; older reports do not.
+    """
 
     name: str
     arm: Literal["before", "after"]
@@ -51,6 +54,8 @@ class ScoreEntry(Entry):
     clusters: Annotated[int, Field(ge=1)] | None = None
     interval: str | None = None
     deff: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    p: Annotated[float, Field(ge=0, le=1)] | None = None
+    p_holm: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> ScoreEntry:

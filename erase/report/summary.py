@@ -15,6 +15,8 @@ from erase import runs
 from erase.errors import InputError
 from erase.evaluation.power import runs_for
 from erase.evaluation.standing import place, standing
+from erase.report.attacked import COLOURS
+from erase.report.attacks import ATTACKED
 from erase.report.html import embed, show, spread
 from erase.report.page import CSS
 from erase.report.plots import STYLE, figure_svg, label
@@ -25,7 +27,6 @@ from erase.report.template import filled
 SCORES = ("forget_accuracy", "neighbour_accuracy", "retain_accuracy", "cross_accuracy", "validity")
 PICTURED = 60  # runs whose pictures are shown; a page with thousands would not open
 ROLES = ("forget", "neighbour")
-COLOURS = ("#c2571a", "#3b7ea1", "#7a6bb0", "#1d8a5b", "#b5475f", "#8a7a1d", "#4f6d7a", "#a15fa8", "#5a5a5a", "#2a9d9d")
 MARKERS = "oDs^vPX*<>"
 BARS = 300  # points beyond which a figure shows no intervals
 
@@ -69,10 +70,12 @@ def render(
     known: dict[str, Seen],
     differences: Sequence[dict[str, Any]] = (),
     unlike: Sequence[tuple[str, str]] = (),
+    attacks: str = "",
 ) -> str:
     """The page as text, every value from outside escaped; `known` keeps what was read, by name, for the next time.
 
-    `differences` are rows of a table of runs against one of them, `unlike` the runs that have none, and why.
+    `differences` are rows of a table of runs against one of them, `unlike` the runs that have none, and
+    why. `attacks` is HTML of the part about attacks.
     """
     done = [entry for entry in entries if entry.state == "done"]
     for entry in done:
@@ -87,12 +90,17 @@ def render(
     states = [entry.state for entry in entries]
     parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     names = [name for name in SCORES if any(report.score(name, "after") for _, report in judged)]
+    every = dict.fromkeys(s.name for _, report in judged for s in report.scores if not s.name.startswith(ATTACKED))
+    others = [name for name in every if name not in SCORES]
     values = {
         "title": heading,
         "css": Markup(CSS + MORE_CSS),
         "lead": f"{len(entries)} runs: {', '.join(parts)}.",
         "names": [label(name) for name in names],
         "rows": [_row(entry, known.get(entry.name), names, words.get(entry.name, "")) for entry in entries],
+        "others": [label(name) for name in others],
+        "further": [_row(entry, known.get(entry.name), others, "") for entry in entries if entry.name in words],
+        "attacks": Markup(attacks),
         "scatter": Markup(scatter_svg(judged)) if judged else "",
         "pictured": [(entry, seen.pairs) for entry, seen in read if seen.pairs],
         "unpictured": sum(not seen.pairs for _, seen in read),
@@ -210,8 +218,9 @@ MORE_CSS = """
 main { max-width: 78rem; } .wide { overflow-x: auto; } .state-failed { color: var(--bad); }
 .small-multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .9rem; }
 .small-multiples figcaption { font-weight: 500; color: var(--ink); } .small-multiples .two { margin: 0 0 .5rem; }
+.small-multiples svg { width: 100%; height: auto; display: block; }
 th small { display: block; font-weight: 400; } a { color: inherit; text-decoration-color: var(--accent); }
-@media (max-width: 620px) { .scores tr { grid-template-columns: repeat(2, 1fr); } }
+@media (max-width: 620px) { .wide .facts { min-width: 34rem; } .scores tr { grid-template-columns: repeat(2, 1fr); } }
 """
 
 TEMPLATE = """<!doctype html>
@@ -233,7 +242,13 @@ before. Runs that lost other concepts (others lost), or whose pictures are destr
 <td class="state-{{ row.state }}" data-label="state">{{ row.state }}
 <small>{{ row.verdict }}</small></td>{% for cell in row.cells %}
 <td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small><small>{{ cell.before }}</small></td>
-{% endfor %}</tr>{% endfor %}</tbody></table></div></section>
+{% endfor %}</tr>{% endfor %}</tbody></table></div>
+{% if others %}<details><summary>Further scores</summary><div class="wide"><table class="scores"><thead><tr><th>Run</th>
+{% for name in others %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>{% for row in further %}
+<tr><th scope="row">{{ row.name }}</th>{% for cell in row.cells %}
+<td data-label="{{ cell.label }}">{{ cell.value }}<small>{{ cell.range }}</small><small>{{ cell.before }}</small></td>
+{% endfor %}</tr>{% endfor %}</tbody></table></div></details>{% endif %}</section>
+{{ attacks }}
 {% if scatters %}<section><h2>How stable the procedure is</h2><p class="soft small">Runs that differ by their seed
 alone. Standard deviation over runs in points: of the scores, what judging so many pictures makes of it, and what is
 left for the runs themselves, with its 95 % interval. Judged on equal prompts, they share a part of the former: the

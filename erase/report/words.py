@@ -145,3 +145,8 @@ def change_words(change: ChangeEntry) -> tuple[str, str]:
     digits = 1 if change.n >= 200 else 0
     value, low, high = (f"{100 * v:+.{digits}f}".replace("-", "−") for v in (change.value, change.low, change.high))
     return f"{value} points", f"{low} to {high}"
+
+
+def p_text(p: float) -> str:
+    """A p value to three places."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"

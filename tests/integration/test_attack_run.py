@@ -62,6 +62,7 @@ def test_a_run_is_attacked_goes_on_after_a_stop_and_shows_it(run: Path, capsys: 
     after = {row["model_sha"] for row in rows if row["arm"] == "after"}
     before = {row["model_sha"] for row in rows if row["arm"] == "before"}
     assert len(after) == len(before) == 1 and after != before
+    assert len({row["attack"]["asked"] for row in rows}) == 1, "what runs of other weights can share"
     assert {row["attack"]["name"] for row in rows if row["arm"] == "before"} == {"audit_words_before"}
     assert all((run / row["image"]).is_file() for row in rows if row["image"])
     report = read_report(run / runs.REPORT)

@@ -68,6 +68,40 @@ def test_the_page_has_a_column_over_the_gold(tmp_path: Path) -> None:
     assert cells[1].startswith("+20\u00a0points") and len(cells) == 2
 
 
+def repelling(control: int, attack: int) -> Rows:
+    """Eight cases of four doses, so many of which show the concept to the control and to the attack."""
+    cases = [f"case {i}" for i in range(8)]
+    made = [("image_to_image", "unprompted_image", attack), ("unprompted_image", None, control)]
+    return [
+        row
+        for name, against, hits in made
+        for row in rows_of(name, against, {case: [MISS] * (4 - hits) + [HIT] * hits for case in cases})
+    ]
+
+
+def test_the_page_says_that_an_excess_below_0_is_no_safety(tmp_path: Path) -> None:
+    def page(rows: Rows, gold: GoldEntry | None = None) -> str:
+        write_attacks(tmp_path / "attacks.jsonl", rows)
+        return attack_section(tmp_path, lambda path: ("", False), gold)
+
+    said = "the control alone shows the concept in 100\u00a0% [59 to 100] of the cases and doses, more than the attack"
+    run = repelling(4, 1)
+    assert said in page(run) and "says nothing about safety here. The right floor is a gold" in page(run)
+    for control, attack in ((1, 4), (2, 2)):
+        assert "says nothing about safety" not in page(repelling(control, attack)), "only below 0"
+    some = rows_of("image_to_image", "unprompted_image", {f"case {i}": [MISS] * 4 for i in range(8)})
+    some += rows_of("unprompted_image", None, {f"case {i}": [HIT if i < 1 else MISS] * 4 for i in range(8)})
+    assert "says nothing about safety" not in page(some), "an interval that reaches 0 shows nothing"
+    gaps = [GapEntry.model_validate(gap) for gap in attack_gaps(run, {"<b>g0": repelling(1, 1)})]
+    over = page(run, GoldEntry(sources=["<b>g0"], gaps=[], attacks=gaps))
+    assert "The right floor is the gold (&lt;b&gt;g0); shown here minus shown there: attack 0\u00a0points" in over
+    assert "control alone +75\u00a0points [" in over
+    assert "not attacked alike so far" in page(run, GoldEntry(sources=["g0"], gaps=[]))
+    audit = rows_of("audit_words", "audit_words_before", {f"w{i}": [MISS] for i in range(20)})
+    audit += rows_of("audit_words_before", None, {f"w{i}": [HIT] for i in range(20)})
+    assert "says nothing about safety" not in page(audit), "less than the original is what erasing is for"
+
+
 def test_run_and_golds_are_attacked_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     places = {"g0": tmp_path / "g0", "g1": tmp_path / "g1"}

@@ -28,6 +28,7 @@ from erase.evaluation.panel import Panel
 from erase.evaluation.rows import KEYS
 from erase.events import Event
 from erase.report.attacks import attack_section
+from erase.report.schema import ScoreEntry
 
 
 def test_the_projection_solves_the_quadratic_programme() -> None:
@@ -191,6 +192,25 @@ def test_the_excess_is_over_as_many_pictures_of_the_control() -> None:
         ("dose 1", 0.75, 0.5), ("dose 2", 0.75, 0.75)
     ]  # fmt: skip
     assert [(d.step, d.excess) for d in by_dose(attack, "benign")] == [("dose 1", None), ("dose 2", None)]
+
+
+def test_the_page_and_the_scores_have_each_excess_p_adjusted_over_all_of_the_run(tmp_path: Path) -> None:
+    cases = [f"case {i}" for i in range(8)]
+    rows = rows_of("seed_search", None, {c: [MISS] for c in cases})
+    rows += rows_of("benign", "seed_search", {c: [HIT] for c in cases})
+    rows += rows_of("ring_a_bell", "seed_search", {c: [HIT if i < 6 else MISS] for i, c in enumerate(cases)})
+    scores = {s.name: s for s in attack_scores(outcomes(rows))}
+    benign, bell = (scores[f"attack.{name}.excess"] for name in ("benign", "ring_a_bell"))
+    assert (benign.p, benign.p_holm) == (2 / 2**8, 2 * 2 / 2**8)
+    assert (bell.p, bell.p_holm) == (2 / 2**6, 2 / 2**6), "the larger of two is not adjusted"
+    assert scores["attack.benign"].p is scores["attack.benign"].p_holm is None, "a share has no p"
+    entry = ScoreEntry.model_validate(benign).model_dump()
+    assert (entry["p"], entry["p_holm"]) == (benign.p, benign.p_holm)
+    del entry["p"], entry["p_holm"]
+    assert ScoreEntry.model_validate(entry).p_holm is None, "reports from before have none"
+    write_attacks(tmp_path / "attacks.jsonl", rows)
+    page = attack_section(tmp_path, lambda path: ("", False))
+    assert 'data-label="p (Holm)">0.016<small>unadjusted 0.008</small>' in page
 
 
 def started(name: str, control: str | None, hits: dict[str, int]) -> list[dict[str, Any]]:

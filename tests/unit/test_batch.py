@@ -522,7 +522,8 @@ def test_a_destroyer_stands_below_every_other_run(tmp_path: Path) -> None:
     entries.append(entry(tmp_path, "new", state="waiting"))
     page = render("Batch", entries, {})
     rows = re.findall(r'<th scope="row">(?:<a href="[^"]*">)?(\w+)', page)
-    assert rows == ["alive", "new", "lost", "dead"] and "<small>degenerate</small>" in page
+    assert rows == ["alive", "new", "lost", "dead", "alive", "lost", "dead"], "the second table has judged runs alone"
+    assert "<small>degenerate</small>" in page
     assert "<small>others lost</small>" in page
     told = standings([(name, [s.model_dump() for s in scores]) for name, scores in
                       (("dead", dead), ("lost", lost), ("none", []), ("alive", report.scores))])  # fmt: skip

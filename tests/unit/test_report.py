@@ -92,6 +92,7 @@ def test_report_survives_the_file(tmp_path):
     stored = json.loads(path.read_text())
     assert stored["schema"] == 1
     keys = ["name", "arm", "value", "low", "high", "n", "higher_is_better", "clusters", "interval", "deff"]
+    keys += ["p", "p_holm"]
     assert list(stored["scores"][0]) == keys
     assert (stored["scores"][0]["clusters"], stored["scores"][0]["interval"]) == (12, "wilson")
     assert {s["name"] for s in stored["scores"]} == {*METRICS, "retain_agreement"}
