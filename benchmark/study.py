@@ -145,7 +145,7 @@ def fingerprint(config: Config) -> str:
 def lean() -> Iterator[None]:
     """Leave out, in this block, what a run does beside its scores; read the model and the judges once.
 
-    Distances and the page are a sixth of so short a run, and no line of the study has them.
+    That is a quarter of so short a run's time, and no line of the study has the distances or the page.
     """
     from erase import prepare, reporting
     from erase.evaluation import panel

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from erase.attacks.scores import DOSED, Outcome, broken_units, outcomes, sides
+from erase.evaluation.metrics import Change
 from erase.evaluation.paired import holm, mcnemar, paired_difference, sign_flip
 from erase.evaluation.rows import Row
 from erase.evaluation.versus import Judged, unlike_judges
@@ -19,23 +20,6 @@ class Attacked:
     rows: Sequence[Row]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Share broken in the other run minus that in the first, paired by case, of an attack by doses by case and dose.
-
-    `p` is McNemar's exact one, by doses that of flipping the signs of cases; `p_holm` is adjusted over all differences
-    of all runs of the comparison, the declared family.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    n: int
-    p: float
-    p_holm: float = 1.0
-
-
 def attacks_found(run: Attacked) -> dict[str, Outcome]:
     """The run's attacks that have a control, by name."""
     return {one.name: one for one in outcomes(run.rows) if one.excess is not None} if run.rows else {}
@@ -43,14 +27,17 @@ def attacks_found(run: Attacked) -> dict[str, Outcome]:
 
 def attack_versus(
     first: Attacked, others: Mapping[str, Attacked]
-) -> tuple[dict[str, list[Difference]], dict[str, list[tuple[str, str]]]]:
-    """Other minus first in every attack that both had, and beside it what is not compared and why: an attack, or
-    "" for all of a run, with the reason.
+) -> tuple[dict[str, list[Change]], dict[str, list[tuple[str, str]]]]:
+    """Share broken in the other run minus that in the first, in every attack that both had, and beside it what is not
+    compared and why: an attack, or "" for all of a run, with the reason.
+
+    Pairs are cases, of an attack by doses cases and doses. p is McNemar's exact one, by doses that of flipping the
+    signs of cases; p_holm is adjusted over all differences of all runs, the declared family.
 
     Compared is what was done alike: one concept, base model, level, budget and plan but for the weights, the same
     cases, noise and judges. An attack that one of the two did not have is in neither.
     """
-    found: dict[str, list[Difference]] = {}
+    found: dict[str, list[Change]] = {}
     refused: dict[str, list[tuple[str, str]]] = {}
     ours = attacks_found(first)
     for name, other in others.items():
@@ -114,10 +101,10 @@ def _made_from(rows: Sequence[Row]) -> list[tuple[object, ...]]:
     return sorted((r["prompt_id"], r["attack"]["n_tried"], *(str(r[key]) for key in keys)) for r in rows)
 
 
-def _difference(name: str, own: Sequence[Row], its: Sequence[Row]) -> Difference:
+def _difference(name: str, own: Sequence[Row], its: Sequence[Row]) -> Change:
     ours, theirs = broken_units(own), broken_units(its)
     first, other, cases = list(ours.values()), [theirs[unit] for unit in ours], [case for case, _ in ours]
     gap = paired_difference(first, other, cases)
     change = [float(a) - float(b) for b, a in zip(first, other, strict=True)]
     p = sign_flip(change, cases) if name in DOSED else mcnemar(first, other).p
-    return Difference(name, gap.value, gap.low, gap.high, gap.n, p)
+    return Change(name, gap.value, gap.low, gap.high, gap.n, p)

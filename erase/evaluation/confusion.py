@@ -106,12 +106,12 @@ def left(rows: Sequence[Row], *, judge: str = "conv") -> list[Left]:
     oftener than the judge sees them where they are not, are left out.
     """
 
-    def named(row: Row, name: str) -> bool:
+    def called(row: Row, name: str) -> bool:
         return bool(row["valid"]) and answer(row, row["domain"], judge) == name
 
     def counts(chosen: Sequence[Row], name: str) -> tuple[float, float]:
         """Share called the concept, and the effective number of pictures."""
-        hits = [float(named(row, name)) for row in chosen]
+        hits = [float(called(row, name)) for row in chosen]
         _, size = effective_size(hits, [row["prompt_id"] for row in chosen])
         return sum(hits) / len(hits), size
 
@@ -132,6 +132,6 @@ def left(rows: Sequence[Row], *, judge: str = "conv") -> list[Left]:
             continue
         refused = (1 - alarms) * n_others, n_others
         rate = corrected(after, n_after, (before * n_before, n_before), refused)
-        hits = sum(named(row, name) for row in others)
+        hits = sum(called(row, name) for row in others)
         found.append(Left(name, hits, len(others), rate.value, rate.low, rate.high, rate.resolved))
     return found

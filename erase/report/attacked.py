@@ -10,7 +10,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from erase.attacks.scores import Outcome
-from erase.attacks.versus import Attacked, Difference, attack_versus, attacks_found
+from erase.attacks.versus import Attacked, attack_versus, attacks_found
+from erase.evaluation.metrics import Change
 from erase.evaluation.paired import beyond_chance
 from erase.report.attacks import place, title
 from erase.report.floors import repelled, shown
@@ -89,7 +90,7 @@ def _cell(run: str, one: Outcome | None) -> dict[str, Any]:
     return {"run": run, "value": value, "lines": lines}
 
 
-def _difference(run: str, one: Difference) -> dict[str, Any]:
+def _difference(run: str, one: Change) -> dict[str, Any]:
     value, reach = shown(one, signed=True)
     told = {"run": run, "attack": title(one.name), "value": value, "range": f"{reach}, n {one.n}"}
     return told | {"p": p_text(one.p_holm), "sure": beyond_chance(one)}
