@@ -13,6 +13,7 @@ from torch import Tensor
 
 from erase import runs
 from erase.attacks.gold import attack_gaps
+from erase.attacks.relearn_ratio import relearn_ratios
 from erase.attacks.rows import attacks_of, read_attacks
 from erase.attacks.scores import attack_scores, outcomes
 from erase.concept import Request
@@ -33,6 +34,7 @@ from erase.report.html import write_html
 from erase.report.schema import (
     GapEntry,
     GoldEntry,
+    RelearnEntry,
     Report,
     ScoreEntry,
     build_report,
@@ -59,13 +61,14 @@ def add_gold(folder: Path, golds: dict[str, Path]) -> None:
     check_counts(rows, report.rows)
     for name, other in theirs.items():
         check_counts(its[name], other.rows)
-    broken = attack_gaps(
-        _attacks(folder, _erased(rows)), {name: _attacks(place, _erased(its[name])) for name, place in golds.items()}
-    )
+    own = _attacks(folder, _erased(rows))
+    attacked = {name: _attacks(place, _erased(its[name])) for name, place in golds.items()}
+    known = next((one.value for one in report.scores if (one.name, one.arm) == ("forget_accuracy", "before")), 0.0)
     entry = GoldEntry(
         sources=list(golds),
         gaps=[GapEntry.model_validate(gap) for gap in gold_gaps(rows, its)],
-        attacks=[GapEntry.model_validate(gap) for gap in broken],
+        attacks=[GapEntry.model_validate(gap) for gap in attack_gaps(own, attacked)],
+        relearned=[RelearnEntry.model_validate(one) for one in relearn_ratios(own, attacked, known)],
     )
     write_report(folder / runs.REPORT, report.model_copy(update={"gold": entry}))
     write_html(folder)
@@ -144,7 +147,8 @@ def add_attacks(folder: Path, sha: str, on_event: OnEvent) -> list[dict[str, Any
     report = read_report(folder / runs.REPORT)
     others = [score for score in report.scores if not score.name.startswith("attack.")]
     scored = [*others, *(ScoreEntry.model_validate(score) for score in found)]
-    gold = report.gold and report.gold.model_copy(update={"attacks": []})  # these are of rows that may be gone
+    stale: dict[str, Any] = {"attacks": [], "relearned": []}  # of rows that may be gone
+    gold = report.gold and report.gold.model_copy(update=stale)
     write_report(folder / runs.REPORT, report.model_copy(update={"scores": scored, "gold": gold}))
     write_html(folder)
     on_event(Saved(path=folder / runs.PAGE))

@@ -25,14 +25,18 @@ def attack_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]]) -> list
         check_rows(its)
     found = []
     for name in sorted({row["attack"]["name"] for row in rows if row["arm"] == "after"}):
-        own = _of(rows, name)
-        theirs = [_of(its, name) for its in golds.values()]
-        if not theirs or any(_asked(its) != _asked(own) for its in theirs):
+        if not golds or not all(attacked_alike(name, rows, its) for its in golds.values()):
             continue
-        cases = sorted({row["prompt_id"] for row in own})
-        broken = [_broken(its, cases) for its in theirs]
+        own, cases = _of(rows, name), sorted({row["prompt_id"] for row in _of(rows, name)})
+        broken = [_broken(_of(its, name), cases) for its in golds.values()]
         found.append(gap_of(f"attack.{name}", _broken(own, cases), broken, cases, shares=True))
     return found
+
+
+def attacked_alike(name: str, rows: Sequence[Row], others: Sequence[Row]) -> bool:
+    """Whether both had this attack, and shared all but the weights and what was found in them."""
+    own, its = _asked(_of(rows, name)), _asked(_of(others, name))
+    return own is not None and own == its
 
 
 def _of(rows: Sequence[Row], name: str) -> list[Row]:
@@ -40,9 +44,9 @@ def _of(rows: Sequence[Row], name: str) -> list[Row]:
 
 
 def _asked(rows: Sequence[Row]) -> object:
-    """All that two attacks share beside the weights and what was found in them."""
-    pictures = sorted((r["prompt_id"], r["attack"]["n_tried"], r["noise_hash"], r["steps"], r["cfg"]) for r in rows)
-    return pictures, sides(rows) if rows else None
+    keys = "prompt_id", "noise_hash", "steps", "cfg"
+    pictures = sorted((r["attack"]["n_tried"], r["attack"]["step"], *(r[key] for key in keys)) for r in rows)
+    return (pictures, sides(rows)) if rows else None
 
 
 def _broken(rows: Sequence[Row], cases: Sequence[str]) -> list[float]:

@@ -19,7 +19,7 @@ from erase.errors import InputError, printable
 from erase.evaluation.rows import Row
 from erase.report.floors import ATTACKED, floor_line, repelled, shown
 from erase.report.plots import AFTER, BEFORE, STYLE, figure_svg
-from erase.report.schema import GapEntry, GoldEntry, Inside
+from erase.report.schema import GapEntry, GoldEntry, Inside, RelearnEntry
 from erase.report.template import filled
 from erase.report.words import p_text
 
@@ -43,6 +43,13 @@ that what an attack teaches is not taken for what was left.{% endif %}</p>
 {% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
 <td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
 {% for line in floors %}<p>{{ line }}</p>{% endfor %}
+{% if relearned %}<h3>How fast it is relearned</h3><p class="soft small">Training steps until half as many cases are
+broken as the original draws, on straight lines between the doses; the ratio to the mean curve of {{ golds }} with its
+95 % interval over cases. 1: as if never known; below 1: something was left.</p>
+<table class="scores"><thead><tr><th>Trained on</th><th>Ratio</th><th>Steps here</th><th>Steps, gold</th>
+<th>Cases</th></tr></thead><tbody>{% for row in relearned %}<tr><th scope="row">{{ row.what }}</th>
+{% for cell in row.cells %}<td data-label="{{ cell[0] }}">{{ cell[1] }}<small>{{ cell[2] }}</small></td>{% endfor %}
+<td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>{% endif %}
 {% if curves %}<h3>Share broken by each number of pictures, or by each dose alone</h3><div class="charts">
 {{ curves }}</div>{% endif %}
 {% if words %}<h3>Tokens that draw the concept by themselves</h3>{% for line in words %}<p class="small">{{ line }}</p>
@@ -75,6 +82,7 @@ def attack_section(folder: Path, embed: Embed, gold: GoldEntry | None = None) ->
         "golds": ", ".join(gold.sources) if gold and gold.attacks else "",
         "rows": [_row(one, gold.attacks if gold else []) for one in sorted(found, key=place)],
         "floors": [floor_line(one, title(one.name), gold) for one in sorted(found, key=place) if repelled(one)],
+        "relearned": [_relearned(one) for one in gold.relearned] if gold else [],
         "curves": Markup(curves_svg([one for one in found if one.budget > 1])),
         "words": _words(rows),
         "pictures": _pictures(rows, folder, embed),
@@ -116,7 +124,7 @@ def curves_svg(found: Sequence[Outcome]) -> str:
 
 def title(name: str) -> str:
     """An attack's name as people read it."""
-    return {"p4d": "P4D", "unlearn_diff_atk": "UnlearnDiffAtk", "ring_a_bell": "Ring-A-Bell"}.get(
+    return {"p4d": "P4D", "p4d_k": "P4D-K", "unlearn_diff_atk": "UnlearnDiffAtk", "ring_a_bell": "Ring-A-Bell"}.get(
         name, name.replace("_", " ").capitalize()
     )
 
@@ -142,6 +150,18 @@ def _row(one: Outcome, gaps: Sequence[GapEntry]) -> dict[str, object]:
         "summary": ATTACKS[one.name].summary if one.name in ATTACKS else "",
         "cells": cells,
         "n": f"{one.broken.clusters} × {one.budget}",
+    }
+
+
+def _relearned(one: RelearnEntry) -> dict[str, object]:
+    more = f"more than {one.most}"
+    steps, gold = (more if found is None else f"{found:.0f}" for found in (one.steps, one.gold))
+    high = "any" if one.high is None else f"{one.high:.2g}"
+    ratio = ("not known" if one.ratio is None else f"{one.ratio:.2g}"), f"{one.low:.2g} to {high}"
+    return {
+        "what": "1 picture" if one.pictures == 1 else f"{one.pictures} pictures",
+        "cells": [("ratio", *ratio), ("steps here", steps, ""), ("steps, gold", gold, "")],
+        "n": one.n,
     }
 
 

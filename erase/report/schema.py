@@ -92,15 +92,31 @@ class GapEntry(Entry):
     inside: bool | None = None
 
 
+class RelearnEntry(Entry):
+    """Steps after which run and golds, trained on so many pictures, draw the concept again (`Relearned`)."""
+
+    pictures: Annotated[int, Field(ge=1)]
+    goal: Annotated[float, Field(gt=0, le=1)]
+    most: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1)]
+    steps: Annotated[Finite, Field(ge=0)] | None
+    gold: Annotated[Finite, Field(gt=0)] | None
+    ratio: Annotated[Finite, Field(ge=0)] | None
+    low: Annotated[Finite, Field(ge=0)]
+    high: Annotated[Finite, Field(ge=0)] | None
+
+
 class GoldEntry(Entry):
     """Models trained without the concept that the run was compared with, and the gaps to their mean.
 
-    `attacks` are those of the share of cases that an attack broke, where run and golds were attacked alike.
+    `attacks` are those of the share of cases that an attack broke, where run and golds were attacked alike, and
+    `relearned` how fast the concept comes back beside them.
     """
 
     sources: list[str]
     gaps: list[GapEntry]
     attacks: list[GapEntry] = []
+    relearned: list[RelearnEntry] = []
 
 
 class Picture(Entry):
