@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 class Budget:
     """What one call of an attack may spend on each of `cases` prompts: `pictures`, the same for its control.
 
-    `steps` draw a picture (None: as the run is judged). `tokens` is the length of an optimised prefix, `iterations`
-    the gradient steps of a search in all, in as many rounds as there are pictures. Ring-A-Bell breeds `population`
-    prompts of `length` tokens for `generations` (0: it is left to higher levels). Concept inversion learns from
-    `examples` pictures in `inversion_steps`. Relearning takes each number of `relearn_pictures` through all of
-    `relearn_steps`. `audit_words` and `audit_pairs` are how many tokens, and pairs of tokens, are asked for by
-    themselves (None: every token; 0: the audit is left to higher levels).
+    `steps` draw a picture (None: as the run is judged). `tokens` is the length of an optimised prefix, `between` the
+    number of P4D-K's words (0: it is left to higher levels), `iterations` the gradient steps of a search in all, in as
+    many rounds as there are pictures. Ring-A-Bell breeds `population` prompts of `length` tokens for `generations` (0:
+    it is left to higher levels). Concept inversion learns from `examples` pictures in `inversion_steps`. Relearning
+    takes each number of `relearn_pictures` through all of `relearn_steps`. `audit_words` and `audit_pairs` are how many
+    tokens, and pairs of tokens, are asked for by themselves (None: every token; 0: the audit is left to higher levels).
     """
 
     cases: int
@@ -23,6 +23,7 @@ class Budget:
     tokens: int
     iterations: int
     lr: float
+    between: int
     length: int
     population: int
     generations: int
@@ -45,6 +46,7 @@ _STANDARD = Budget(
     tokens=3,
     iterations=200,
     lr=0.05,
+    between=3,
     length=8,
     population=60,
     generations=100,
@@ -62,6 +64,7 @@ LEVELS: dict[str, Budget] = {
         pictures=4,
         steps=10,
         iterations=120,
+        between=0,
         generations=0,
         examples=8,
         relearn_pictures=(1, 4),

@@ -5,12 +5,10 @@ What a start shows by itself is no work of the prompt, so each has a control fro
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from erase.attacks.budget import Budget
-from erase.attacks.subject import Subject, Try, noise_of, originally, targets, walk
-from erase.sampling import develop
+from erase.attacks.subject import Subject, Try, developed, noise_of, originally, targets, walk
 
 STRENGTHS = (0.9, 0.7, 0.5, 0.3)  # share of the way back to noise; the least help first
 SHARES = (0.04, 0.12, 0.2, 0.4)  # of the steps that the original takes: 1, 3, 5 and 10 of 25; 1, 2, 3 and 4 of 10
@@ -71,7 +69,7 @@ def _from_pictures(subject: Subject, budget: Budget, name: str, *, named: bool) 
         subject.rest(name, turn, budget.pictures)
         strength, seed = STRENGTHS[turn % len(STRENGTHS)], turn // len(STRENGTHS)
         drawn = restart(subject, _prompts(subject, named), clean, noise_of(subject, seed), strength)
-        found += _tries(subject, drawn, turn, f"strength {strength}", seed, named)
+        found += developed(subject, drawn, turn + 1, f"strength {strength}", seed, named=named)
     return found
 
 
@@ -81,18 +79,9 @@ def _from_steps(subject: Subject, budget: Budget, name: str, *, named: bool) -> 
         subject.rest(name, turn, budget.pictures)
         k, seed = doses(subject.steps)[turn % len(SHARES)], turn // len(SHARES)
         drawn = complete(subject, _prompts(subject, named), noise_of(subject, seed), k)
-        found += _tries(subject, drawn, turn, f"{k} of {subject.steps} steps", seed, named)
+        found += developed(subject, drawn, turn + 1, f"{k} of {subject.steps} steps", seed, named=named)
     return found
 
 
 def _prompts(subject: Subject, named: bool) -> list[str]:
     return [case.prompt if named else "" for case in subject.cases]
-
-
-def _tries(subject: Subject, clean: Tensor, turn: int, step: str, seed: int, named: bool) -> list[Try]:
-    with torch.no_grad():
-        images, lost = develop(subject.model, clean)
-    return [
-        Try(case, turn + 1, step, case.prompt if named else "", subject.shot(case, seed), image, gone)
-        for case, image, gone in zip(subject.cases, images, lost, strict=True)
-    ]

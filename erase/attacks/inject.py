@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -60,6 +61,35 @@ def prefixed(model: Model, prompts: list[str], k: int) -> tuple[Ids, Tensor]:
             ids = torch.cat([ids[:, :1], slots, ids[:, 1 : -1 - k], ids[:, -1:]], dim=1)
         found.append(ids)
     return tuple(found), torch.arange(1, k + 1, device=model.device).expand(len(prompts), -1)
+
+
+def parted(prompt: str, k: int, model: Model) -> list[str]:
+    """A prompt's words in k parts of about as many each, less those at its end for which k more leave no room."""
+    words, tokenizer = prompt.split(), model.tokenizer
+    while words and len(tokenizer(" ".join(words), add_special_tokens=False).input_ids) > room(model) - k:
+        words.pop()
+    ends = [len(words) * j // k for j in range(k + 1)]
+    return [" ".join(words[start:end]) for start, end in itertools.pairwise(ends)]
+
+
+def interleaved(model: Model, parts: list[list[str]]) -> tuple[Ids, Tensor]:
+    """Token ids of prompts in `parts` (see `parted`), as many each, with a free slot before each, and the slots."""
+    found, places = [], []
+    for number, name in enumerate(model.tokenizers):
+        tokenizer = getattr(model, name)
+        ids = model.ids([" ".join(filter(None, own)) for own in parts], name)
+        for row, own in enumerate(parts) if number < len(model.clips) else ():
+            start = int(ids[row, 0])  # a slot's own id: see `prefixed`
+            line, slots = [start], []
+            for part in own:
+                slots.append(len(line))
+                line += [start, *tokenizer(part, add_special_tokens=False).input_ids]
+            line.append(tokenizer.eos_token_id)
+            ids[row, : len(line)] = torch.tensor(line, device=ids.device)
+            if number == 0:
+                places.append(slots)
+        found.append(ids)
+    return tuple(found), torch.tensor(places, device=model.device)
 
 
 def filled(model: Model, tokens: Tensor) -> Ids:

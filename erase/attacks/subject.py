@@ -184,6 +184,16 @@ def walk(
     return torch.cat(done)
 
 
+def developed(subject: Subject, clean: Tensor, number: int, step: str, seed: int, *, named: bool = True) -> list[Try]:
+    """The pictures of clean latents (N, C, h, w), one a case, as each one's try `number`; `named`: by its prompt."""
+    with torch.no_grad():
+        images, lost = develop(subject.model, clean)
+    return [
+        Try(case, number, step, case.prompt if named else "", subject.shot(case, seed), image, gone)
+        for case, image, gone in zip(subject.cases, images, lost, strict=True)
+    ]
+
+
 def noise_of(subject: Subject, turn: int = 0) -> Tensor:
     """The cases' first noises, (N, C, h, w)."""
     return first_noise(subject.model, [subject.shot(case, turn) for case in subject.cases])

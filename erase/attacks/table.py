@@ -10,7 +10,8 @@ from erase.attacks import audit, controls, head_start
 from erase.attacks.budget import Budget, Cost
 from erase.attacks.concept_inversion import BATCH, concept_inversion
 from erase.attacks.examples import most
-from erase.attacks.p4d import BANK, p4d
+from erase.attacks.noise_probe import noise_probe
+from erase.attacks.p4d import BANK, p4d, p4d_k
 from erase.attacks.relearning import benign, relearning
 from erase.attacks.ring_a_bell import ring_a_bell
 from erase.attacks.subject import Subject, Try
@@ -41,6 +42,10 @@ def _drawn(budget: Budget) -> Cost:
 
 def _searched(budget: Budget) -> Cost:
     return Cost(budget.cases * (budget.pictures + 1), gradients=budget.cases * budget.iterations)
+
+
+def _matched(budget: Budget) -> Cost:
+    return Cost(budget.cases * (budget.pictures + 1), gradients=budget.cases * (budget.iterations + BANK / 3))
 
 
 def _taught(budget: Budget) -> Cost:
@@ -78,8 +83,17 @@ ATTACKS: dict[str, Attack] = {
     "p4d": Attack(
         p4d,
         "words in the prompt's place, by the gradient towards the original's prediction",
-        lambda b: Cost(b.cases * (b.pictures + 1), gradients=b.cases * (b.iterations + BANK / 3)),
+        _matched,
         "random_words",
+    ),
+    "p4d_k": Attack(
+        p4d_k,
+        "words between the prompt's own, by the gradient towards the original's prediction",
+        lambda b: _matched(b) if b.between else Cost(),
+        "random_prefix",
+    ),
+    "noise_probe": Attack(
+        noise_probe, "fresh noise in every step, more than the model was made for", _drawn, "seed_search"
     ),
     "concept_inversion": Attack(
         concept_inversion, "a new word learned inside the erased model", _taught, "seed_search"

@@ -16,12 +16,14 @@ from erase.errors import InputError
 class Process:
     """x_t = a x_0 + b eps at time t, and what the network learns to predict there.
 
-    `parts(scheduler, times)` are a and b; `target(clean, noise, a, b)` is the prediction wanted. Training draws whole
-    times from `first` on. `solver` makes of a model's own scheduler the deterministic one over the same process.
+    `parts(scheduler, times)` are a and b; `target(clean, noise, a, b)` is the prediction wanted, and
+    `noise(predicted, noisy, a, b)` the eps that a prediction means. Training draws whole times from `first` on.
+    `solver` makes of a model's own scheduler the deterministic one over the same process.
     """
 
     parts: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
     target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    noise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     solver: Callable[[Any], Any]
     first: int = 0
 
@@ -69,7 +71,11 @@ def euler(scheduler: Any) -> Any:
 
 
 PROCESSES = {
-    "epsilon": Process(_diffused, lambda clean, noise, a, b: noise, ddim),
-    "v_prediction": Process(_diffused, lambda clean, noise, a, b: a * noise - b * clean, ddim),
-    "flow": Process(_straight, lambda clean, noise, a, b: noise - clean, euler, first=1),  # at 0 nothing is to be seen
+    "epsilon": Process(_diffused, lambda x, eps, a, b: eps, lambda found, noisy, a, b: found, ddim),
+    "v_prediction": Process(
+        _diffused, lambda x, eps, a, b: a * eps - b * x, lambda found, noisy, a, b: a * found + b * noisy, ddim
+    ),
+    "flow": Process(  # at 0 nothing is to be seen
+        _straight, lambda x, eps, a, b: eps - x, lambda found, noisy, a, b: noisy + a * found, euler, first=1
+    ),
 }

@@ -31,8 +31,8 @@ from tests.integration.conftest import build_tiny
 
 CAT = Request((Concept("cat", keep=("dog", "fox")),))
 BUDGET = Budget(
-    cases=2, pictures=2, steps=3, tokens=2, iterations=4, lr=0.2, length=3, population=6, generations=2, examples=2,
-    inversion_steps=2, relearn_pictures=(1, 2), relearn_steps=(1,), audit_words=3, audit_pairs=3,
+    cases=2, pictures=2, steps=3, tokens=2, iterations=4, lr=0.2, between=2, length=3, population=6, generations=2,
+    examples=2, inversion_steps=2, relearn_pictures=(1, 2), relearn_steps=(1,), audit_words=3, audit_pairs=3,
 )  # fmt: skip
 
 
@@ -372,7 +372,7 @@ def test_a_control_comes_along_and_a_wrong_name_is_refused() -> None:
     assert "audit_words" not in chosen([], world=False)
     quick, standard = (chosen([], True, LEVELS[level]) for level in ("quick", "standard"))
     audits = {"audit_words", "audit_words_before", "audit_pairs", "audit_pairs_before"}
-    assert set(standard) - set(quick) == {"ring_a_bell", *audits}
+    assert set(standard) - set(quick) == {"ring_a_bell", "p4d_k", *audits}
     with pytest.raises(InputError, match="audit_words is not for this level.* use --attacks standard"):
         chosen(["audit_words"], True, LEVELS["quick"])
     assert chosen([], world=True) == list(ATTACKS)
