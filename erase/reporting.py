@@ -104,7 +104,7 @@ def report_run(
             facts["base_weights"] = next(row["model_sha"] for row in rows if row["arm"] == "before")
             if model.world:
                 facts["judges"] = judges_hash()
-            seen = rows, found, moved, place, model.device, plan.inception
+            seen = rows, found, moved, place, model.device, plan.inception, panel.clip
             findings = examine(*seen, judge=judge, world=model.world)
             for text in unsaid(findings):
                 on_event(Warned(text=text))

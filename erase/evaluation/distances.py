@@ -1,8 +1,8 @@
 """How far the pictures moved as a whole: kernel and Frechet distances in stated features, beside a null of the same n.
 
-Only with Inception's features is one called FID or KID; the others carry the name of theirs, and none is CMMD, which
-is of CLIP ViT-L/14. Under no change a distance of finite sets is not 0 (Frechet's is biased upward as 1 / n), so each
-is shown beside what before's own pictures, split in two, are apart.
+Only with Inception's features is one called FID or KID, and only with those of OpenAI's CLIP ViT-L/14 at 336 pixels
+CMMD; the others carry the name of theirs. Under no change a distance of finite sets is not 0 (Frechet's is biased
+upward as 1 / n), so each is shown beside what before's own pictures, split in two, are apart.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ DISTANCES: dict[str, tuple[str, Distance]] = {
     "KD_conv": ("conv", kernel_distance),
     "FD_conv": ("conv", frechet_distance),
     "CMMD_clip": ("clip", clip_distance),
+    "CMMD": ("vit_l_14_336", clip_distance),
+    "CMMD_open_clip": ("open_clip", clip_distance),
     "FID": ("inception", frechet_distance),
     "KID": ("inception", kernel_distance),
 }

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from erase.errors import InputError
+from erase.evaluation.judge import Embeds
 from erase.evaluation.judges import Judges, judges_hash
 from erase.evaluation.rows import ARMS, Row, image_sha
 from erase.runtime import replacing
@@ -24,6 +25,7 @@ from erase.world.vocabulary import OBJECT_NAMES, STYLE_NAMES
 
 FILE = "features.safetensors"
 BATCH = 64
+CMMD = ("ViT-L-14-336", "openai")  # as open_clip calls what Jayasumana et al. (2024) take the embeddings of
 
 
 def as_uint8(images: np.ndarray) -> np.ndarray:
@@ -124,29 +126,46 @@ def describe(features: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str,
     return found
 
 
+def clip_features(judge: Embeds, images: Sequence[np.ndarray]) -> tuple[str, str, np.ndarray]:
+    """What a CLIP that judges makes of pictures: the feature's name, what it is, and the features (N, D).
+
+    The name tells CMMD's own network from any other.
+    """
+    model, tag, sha = judge.facts["model"], judge.facts["pretrained"], judge.facts["weights"]["sha256"]
+    found = judge.embed([*as_uint8(np.stack(images))])
+    about = f"embeddings of {model}{f' ({tag})' if tag else ''}, {found.shape[1]} numbers, weights {sha[:12]}"
+    return ("vit_l_14_336" if (model, tag) == CMMD else "open_clip"), about, found
+
+
 def write_features(
-    path: Path, order: Sequence[tuple[str, int]], features: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    path: Path,
+    order: Sequence[tuple[str, int]],
+    features: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    about: Mapping[str, str],
 ) -> None:
-    """Keep features of both arms, with the (prompt id, seed) of each line. All or nothing."""
+    """Keep features of both arms, what each is, and the (prompt id, seed) of each line. All or nothing."""
     arrays = {
         f"{name}.{arm}": np.ascontiguousarray(both[i]) for name, both in features.items() for i, arm in enumerate(ARMS)
     }
     with replacing(path) as temporary:
         try:
-            save_file(arrays, temporary, metadata={"pictures": json.dumps([list(key) for key in order])})
+            told = {"pictures": json.dumps([list(key) for key in order]), "about": json.dumps(dict(about))}
+            save_file(arrays, temporary, metadata=told)
         except SafetensorError as error:  # safetensors wraps a full disk in its own error
             raise InputError(f"cannot write {path}: {error}") from error
 
 
-def read_features(path: Path) -> tuple[list[tuple[str, int]], dict[str, tuple[np.ndarray, np.ndarray]]]:
+def read_features(path: Path) -> tuple[list[tuple[str, int]], dict[str, tuple[np.ndarray, np.ndarray]], dict[str, str]]:
     """What `write_features` kept. Raises `InputError` for a file that is missing or damaged."""
     try:
         with safe_open(path, framework="numpy") as opened:
-            order = [(str(prompt), int(seed)) for prompt, seed in json.loads((opened.metadata() or {})["pictures"])]
+            told = opened.metadata() or {}
+            order = [(str(prompt), int(seed)) for prompt, seed in json.loads(told["pictures"])]
+            about = {str(name): str(what) for name, what in dict(json.loads(told.get("about", "{}"))).items()}
             names = sorted({name.rpartition(".")[0] for name in opened.keys()})  # noqa: SIM118
             found = {name: (opened.get_tensor(f"{name}.before"), opened.get_tensor(f"{name}.after")) for name in names}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged or missing ({error}); evaluate the run again") from None
     if any(part.ndim != 2 or len(part) != len(order) for both in found.values() for part in both):
         raise InputError(f"{path} is damaged (features of other pictures); evaluate the run again")
-    return order, found
+    return order, found, describe(found) | about  # files of earlier versions do not say

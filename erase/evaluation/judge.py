@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from erase.errors import InputError, printable
 from erase.runtime import user_path
@@ -89,6 +89,15 @@ class Judge(Protocol):
 
     def look(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Sight]:
         """What it sees in each picture, uint8 (H, W, 3)."""
+        ...
+
+
+@runtime_checkable
+class Embeds(Judge, Protocol):
+    """A judge whose embeddings of pictures can be compared: a CLIP."""
+
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Of length 1 each, (N, D)."""
         ...
 
 

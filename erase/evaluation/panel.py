@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from erase.errors import InputError, printable
-from erase.evaluation.judge import KINDS, Judge, JudgeSpec
+from erase.evaluation.judge import KINDS, Embeds, Judge, JudgeSpec
 from erase.evaluation.judges import CLIP, FAMILIES, Judges, check_image, is_blank, judges_hash, load_judges
 
 Names = Mapping[str, Sequence[str]]
@@ -41,6 +41,11 @@ class Panel:
                 if look["embedding"] is None and sight.embedding is not None:
                     look["embedding"], look["clip_score"] = sight.embedding, sight.clip_score
         return found
+
+    @property
+    def clip(self) -> Embeds | None:
+        """The first CLIP among the judges that were named."""
+        return next((judge for judge in self.others if isinstance(judge, Embeds)), None)
 
     def facts(self) -> dict[str, Any]:
         """What every judge says of itself, for the report."""

@@ -58,13 +58,22 @@ class ZeroShot:
         found: list[Sight] = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
-            pixels = torch.stack([self.prepare(Image.fromarray(image)) for image in part]).to(self.device)
-            drawn = F.normalize(self.model.encode_image(pixels).float(), dim=-1)
+            drawn = self._seen(part)
             read = _read(self.model, self.tokenize, prompts[start : start + BATCH], self.device)
             similar = (drawn * read).sum(-1).tolist()
             answers = self._answers(drawn)
             found += [Sight(answers[i], similar[i], drawn[i].cpu().numpy()) for i in range(len(part))]
         return found
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeddings of pictures, uint8 (H, W, 3), each of length 1: (N, D)."""
+        parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        return torch.cat([self._seen(part).cpu() for part in parts]).numpy()
+
+    def _seen(self, images: Sequence[np.ndarray]) -> Tensor:
+        pixels = torch.stack([self.prepare(Image.fromarray(image)) for image in images]).to(self.device)
+        return F.normalize(self.model.encode_image(pixels).float(), dim=-1)
 
     def _answers(self, drawn: Tensor) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = [{} for _ in drawn]

@@ -27,7 +27,7 @@ from erase.config import load_config
 from erase.errors import InputError
 from erase.evaluation.imagenet import load_imagenet
 from erase.evaluation.imagenet_names import FAMILIES, UNSURE, class_names, classes_of, named_classes
-from erase.evaluation.judge import Sight, parse_judges
+from erase.evaluation.judge import Embeds, Sight, parse_judges
 from erase.evaluation.judges import load_judges
 from erase.evaluation.nudity import load_nudity, measured_floor
 from erase.evaluation.open_prompts import offered_names, open_asks
@@ -78,6 +78,8 @@ def test_clip_from_a_folder_sees_what_the_worlds_judge_sees(pictures: list[np.nd
         assert sight.clip_score == pytest.approx(look["clip_score"], abs=1e-5)
         assert sight.answer["object"] in (*NAMES["object"], "none")
         assert 0 < sight.answer["object_prob"] <= 1 and sight.answer["abstain"] == (sight.answer["object"] == "none")
+    assert np.allclose(judge.embed(pictures), np.stack([sight.embedding for sight in sights]), atol=1e-6)
+    assert isinstance(judge, Embeds) and not isinstance(load_judges(), Embeds)
     file = clip_folder / "open_clip_model.safetensors"
     assert judge.facts["weights"] == {"file": file.name, "sha256": file_hash(file)}
     assert judge.facts["labels"] == {"object": list(NAMES["object"])} and judge.facts["none of these"]
@@ -488,7 +490,7 @@ def test_inception_is_heard_on_another_model(
     }
     workflow.evaluate(folder, asked=asked)
     findings = read_report(folder / runs.REPORT).findings
-    assert findings is not None and {shift.name for shift in findings.shifts} == {"FID", "KID"}
+    assert findings is not None and {shift.name for shift in findings.shifts} == {"FID", "KID", "CMMD_open_clip"}
     assert "InceptionV3" in (folder / runs.PAGE).read_text()
 
 

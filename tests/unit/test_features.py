@@ -134,6 +134,39 @@ def test_fid_and_kid_are_of_other_models_too(drawn, tmp_path, monkeypatch):
         examine(*given, torch.device("cpu"), tmp_path / "weights.pth", **asked)
 
 
+class Colours:
+    """A stand-in for a CLIP: mean and deviation of each colour, of length 1."""
+
+    name = "clip"
+
+    def __init__(self, model: str, tag: str | None) -> None:
+        self.facts = {"model": model, "pretrained": tag, "weights": {"sha256": "f00dfeed" * 8}}
+
+    def look(self, images, prompts):
+        raise AssertionError("the pictures were judged before")
+
+    def embed(self, images):
+        found = np.stack([np.concatenate([i.mean((0, 1)), i.std((0, 1))]) for i in images]).astype(np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "tag", "name"),
+    [("ViT-L-14-336", "openai", "CMMD"), ("ViT-L-14-336", None, "CMMD_open_clip"), ("RN50", "cc12m", "CMMD_open_clip")],
+)
+def test_a_clip_that_judges_gives_cmmd_if_it_is_the_one_of_cmmd(drawn, tmp_path, model, tag, name):
+    rows = pictured(drawn, tmp_path)
+    given = rows, scores(rows), changes(rows), tmp_path
+    judge = Colours(model, tag)
+    found = examine(*given, torch.device("cpu"), clip=judge, world=False)
+    by_name = {(s.name, s.group): s for s in found.shifts}
+    assert set(by_name) == {(name, "forget"), (name, "retain")}
+    assert by_name[name, "forget"].p < 0.05 and by_name[name, "retain"].p == 1.0
+    said = by_name[name, "forget"].features
+    assert model in said and "6 numbers" in said and "weights f00dfeed" in said and (tag is None or f"({tag})" in said)
+    assert examine_again(*given).shifts == found.shifts, "it is kept what they are"
+
+
 def test_a_run_is_examined_from_its_pictures_and_again_from_its_features(drawn, tmp_path):
     rows = pictured(drawn, tmp_path)
     found = examine(rows, scores(rows), changes(rows), tmp_path, torch.device("cpu"))
@@ -159,9 +192,10 @@ def test_kept_features_come_back_and_damaged_ones_do_not(tmp_path):
     path = tmp_path / FILE
     order = [("a", 0), ("b", 1)]
     features = {"conv": (np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32))}
-    write_features(path, order, features)
-    again, found = read_features(path)
+    write_features(path, order, features, {"conv": "three numbers"})
+    again, found, about = read_features(path)
     assert again == order and (found["conv"][0] == 1).all() and (found["conv"][1] == 0).all()
+    assert about == {"conv": "three numbers"}
     held, good = load_file(path), path.read_bytes()
     for damage in (
         lambda: path.write_bytes(good[:-4]),
@@ -169,6 +203,7 @@ def test_kept_features_come_back_and_damaged_ones_do_not(tmp_path):
         lambda: save_file(held, path),
         lambda: save_file(held, path, metadata={"pictures": json.dumps([["a", 0]])}),
         lambda: save_file(held, path, metadata={"pictures": "[[1]]"}),
+        lambda: save_file(held, path, metadata={"pictures": json.dumps(order), "about": "[1]"}),
         lambda: save_file({"conv.before": held["conv.before"]}, path, metadata={"pictures": '[["a", 0], ["b", 1]]'}),
         path.unlink,
     ):
