@@ -172,7 +172,10 @@ def stopping_on_signals(patience: float = 0.0) -> Iterator[Stop]:
 
 
 def score_table(scores: Sequence[dict[str, Any]]) -> str:
-    """Scores as text: a line per name and the interval of each arm; a score without an interval is left out."""
+    """Scores as text: a line per name and the interval of each arm, and an excess's p, adjusted by Holm.
+
+    A score without an interval is left out.
+    """
     rows: dict[str, dict[str, str]] = {}
     better: dict[str, str] = {}
     for score in scores:
@@ -182,6 +185,8 @@ def score_table(scores: Sequence[dict[str, Any]]) -> str:
         cell = f"{score['value']:.3f} [{low:.3f}, {high:.3f}] n={score['n']}"
         rows.setdefault(score["name"], {})[score["arm"]] = cell
         better[score["name"]] = "higher is better" if score["higher_is_better"] else "lower is better"
+        if score.get("p_holm") is not None:
+            better[score["name"]] += f", p {score['p_holm']:.3f} (Holm)"
     lines = [("score", "before", "after", "")]
     lines += [(name, cells.get("before", ""), cells.get("after", ""), better[name]) for name, cells in rows.items()]
     return columns(lines)

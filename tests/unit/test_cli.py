@@ -621,6 +621,8 @@ def test_quiet_leaves_warnings(monkeypatch):
 
 def test_a_score_without_an_interval_is_not_shown():
     before = {**SCORE, "arm": "before", "value": 1.0, "low": 0.98, "high": 1.0}
+    told = score_table([{**SCORE, "p": 0.01, "p_holm": 0.0312}]).splitlines()[1]
+    assert told.endswith("better, p 0.031 (Holm)")
     text = score_table([before, SCORE, {**SCORE, "name": "validity", "low": None}])
     assert "validity" not in text
     assert " ".join(text.splitlines()[1].split()) == (
