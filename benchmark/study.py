@@ -46,8 +46,10 @@ HERE = Path("configs/study")
 MODEL = "build/small/m0-s0"
 DEVELOPMENT, TEST = ("fox", "guitar", "stencil"), ("cat", "strawberry", "rocket", "pixel art", "line drawing")
 TWO_RATES = ("dual", "dual_first", "dual_second", "dual_rates", "dual_plus")
+FRESH = ("owl", "butterfly", "pizza", "car", "sailboat", "cactus", "umbrella", "flat")  # what is left of the world
 ARMS = (*TWO_RATES, "shared", "joint")
 FEW_ARMS = ("dual", "dual_plus", "shared", "joint")
+CONFIRMED = ("dual", "dual_first", "shared")
 WIDTH_ARMS = ("dual", "dual_first", "shared", "joint")
 KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 SCORES = ("forget_accuracy", *KEPT)
@@ -309,6 +311,8 @@ def choose(options: argparse.Namespace) -> None:
             print(write_matrix("width", method, TEST, [0], _widths({arm: arms[arm] for arm in WIDTH_ARMS})))
             more = {arm: arms[arm] for arm in ("dual", "shared")}
             print(write_matrix("more", method, TEST, range(5, 10), more))
+        if method == "esd":
+            print(write_matrix("confirm", method, FRESH, [0, 1, 2], {arm: arms[arm] for arm in CONFIRMED}))
         if method in MASKLESS:
             bare = {f"{arm}-bare": arms[arm] | MASKLESS[method] for arm in FEW_ARMS}
             print(write_matrix("masks", method, TEST, [0, 1], bare))

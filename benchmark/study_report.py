@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -34,11 +34,11 @@ COLOURS = dict(zip(ARMS, ("#c2571a", "#d98e5f", "#b3892c", "#8a8a8a", "#7d3b75",
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """An arm against `dual` on the same concepts and seeds: gap minus gap, in points; positive: `dual` is closer."""
+    """An arm against `dual` on the same concepts and seeds: its measure minus `dual`'s; of gaps, above 0 is worse."""
 
     difference: Interval
     p: float
-    worse: int  # concepts on which the arm's mean gap is the larger one
+    above: int  # concepts on which the arm's mean is the larger one
     concepts: int
 
 
@@ -59,13 +59,13 @@ def by_concept(runs: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
     return found
 
 
-def against(arm: Runs, dual: Runs) -> Against | None:
+def against(arm: Runs, dual: Runs, measure: Callable[[Line], float] = gap) -> Against | None:
     """None where fewer than three concepts have runs of both.
 
     Interval: bootstrap over concepts and, within them, seeds. p: a t test of the concepts' mean differences against 0,
     as concepts are what the claim is to hold for; a concept with more seeds weighs no more.
     """
-    change = {key: gap(arm[key]) - gap(dual[key]) for key in sorted(arm.keys() & dual.keys())}
+    change = {key: measure(arm[key]) - measure(dual[key]) for key in sorted(arm.keys() & dual.keys())}
     groups = by_concept(change)
     if len(groups) < 3:
         return None
@@ -177,10 +177,14 @@ def comparison(lines: Sequence[Line]) -> list[str]:
             times = _times(ratio(found[arm], dual) if test else None)
             rows.append(
                 f"| {method} | `{arm}` | {len(runs)} | {' | '.join(scores)} | {mean(map(gap, runs)):.1f} | {change} "
-                f"| {f'{adjusted[arm]:.2f}' if test else ''} | {f'{test.worse} of {test.concepts}' if test else ''} "
+                f"| {_p(adjusted[arm]) if test else ''} | {f'{test.above} of {test.concepts}' if test else ''} "
                 f"| {sd:.1f} | {sampling(found[arm]):.1f} | {times} |"
             )
     return rows
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _points(difference: Interval) -> str:
@@ -220,6 +224,24 @@ def width(lines: Sequence[Line]) -> list[str]:
             rows.append(
                 f"| {method} | `{arm}` | {hits} | {len(runs)} | {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] |"
             )
+    return rows
+
+
+def confirmation(lines: Sequence[Line]) -> list[str]:
+    """On concepts that no choice has seen: accepted runs, what is left and kept, the gap, each against `dual`."""
+    measures: dict[str, Callable[[Line], float]] = {"accepted": lambda line: 100.0 * accepted(line), "gap": gap}
+    for name in ("forget", "retain", "neighbour"):
+        measures[name] = lambda line, name=name: 100 * line["scores"][f"{name}_accuracy.after"][0]
+    rows = ["| method | arm | runs | measure | mean | − `dual`'s | p | above on |", "|---|---|---|---|---|---|---|---|"]
+    for method in BASE:
+        found = arms(lines, "confirm", method)
+        for arm, runs in found.items():
+            for name, measure in measures.items():
+                test = against(runs, found.get("dual", {}), measure) if arm != "dual" else None
+                said = f"{_points(test.difference)} | {_p(test.p)} | {test.above} of {test.concepts}" if test else "| |"
+                rows.append(
+                    f"| {method} | `{arm}` | {len(runs)} | {name} | {mean(map(measure, runs.values())):.1f} | {said} |"
+                )
     return rows
 
 
@@ -299,6 +321,7 @@ def main() -> None:
         "Arms": comparison(lines),
         "Ten seeds": stability(lines),
         "Width": width(lines),
+        "Confirmation": confirmation(lines),
         "Masks": masks(lines),
     }
     text = "# The study's tables\n\nMade by `benchmark/study_report.py`; what they mean: [study.md](../study.md).\n"

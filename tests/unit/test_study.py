@@ -115,7 +115,7 @@ def test_an_arm_is_compared_on_the_runs_that_both_have(report):
     found = report.arms(lines, "test", "esd")
     test = report.against(found["shared"], found["dual"])
     assert test.difference.value == pytest.approx(3.0)
-    assert (test.worse, test.concepts) == (3, 3)
+    assert (test.above, test.concepts) == (3, 3)
     few = {key: run for key, run in found["dual"].items() if key[0] != "cat"}
     assert report.against(found["shared"], few) is None
 
