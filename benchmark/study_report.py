@@ -26,6 +26,7 @@ from erase.runtime import write_text
 
 Runs = dict[tuple[str, int], Line]  # (concept, seed) -> run
 MOST_LOST, LEAST_VALID, MOST_LEFT = 0.05, 0.90, 0.10
+CHANGES = ("rate-0_25", "rate-0_5", "rate-2", "rate-4", "weight-0_25", "weight-4")  # the names in width-*.yaml
 RESAMPLES = 4000
 LEAST_FREE = 10  # degrees of freedom; of fewer a deviation's bootstrap says nothing
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "study", "axes.spines.top": False, "axes.spines.right": False}
@@ -210,26 +211,39 @@ def stability(lines: Sequence[Line]) -> list[str]:
 
 
 def width(lines: Sequence[Line]) -> list[str]:
-    """Share of settings around the chosen one that are accepted."""
-    rows = ["| method | arm | accepted | of | share |", "|---|---|---|---|---|"]
+    """Share of settings around the chosen one that are accepted, and against `dual`'s on the same concepts."""
+    rows = ["| method | arm | accepted | of | share | − `dual`'s, points |", "|---|---|---|---|---|---|"]
     for method in BASE:
-        moved, chosen = arms(lines, "width", method), arms(lines, "test", method)
-        for arm in WIDTH_ARMS:
-            runs = [r for name, found in moved.items() if name.split("-")[0] == arm for r in found.values()]
-            if not runs:
-                continue
-            runs += [r for (_, seed), r in chosen.get(arm, {}).items() if seed == 0]
-            hits = sum(map(accepted, runs))
+        found = {arm: moved for arm in WIDTH_ARMS if (moved := _moved(lines, method, arm))}
+        for arm, runs in found.items():
+            hits = sum(map(accepted, runs.values()))
             share = wilson(hits, len(runs))
+            test = against(runs, found.get("dual", {}), _accepted) if arm != "dual" else None
             rows.append(
-                f"| {method} | `{arm}` | {hits} | {len(runs)} | {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] |"
+                f"| {method} | `{arm}` | {hits} | {len(runs)} | {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] "
+                f"| {_points(test.difference) if test else ''} |"
             )
     return rows
 
 
+def _moved(lines: Sequence[Line], method: str, arm: str) -> Runs:
+    """An arm's runs around its chosen setting and at it, numbered by what was changed; {} where none was moved."""
+    moved = {name: runs for name, runs in arms(lines, "width", method).items() if name.split("-")[0] == arm}
+    chosen = {key: run for key, run in arms(lines, "test", method).get(arm, {}).items() if key[1] == 0}
+    found = {(concept, 0): run for (concept, _), run in chosen.items()} if moved else {}
+    for name, runs in moved.items():
+        place = 1 + CHANGES.index(name.removeprefix(f"{arm}-"))
+        found |= {(concept, place): run for (concept, _), run in runs.items()}
+    return found
+
+
+def _accepted(line: Line) -> float:
+    return 100.0 * accepted(line)
+
+
 def confirmation(lines: Sequence[Line]) -> list[str]:
     """On concepts that no choice has seen: accepted runs, what is left and kept, the gap, each against `dual`."""
-    measures: dict[str, Callable[[Line], float]] = {"accepted": lambda line: 100.0 * accepted(line), "gap": gap}
+    measures: dict[str, Callable[[Line], float]] = {"accepted": _accepted, "gap": gap}
     for name in ("forget", "retain", "neighbour"):
         measures[name] = lambda line, name=name: 100 * line["scores"][f"{name}_accuracy.after"][0]
     rows = ["| method | arm | runs | measure | mean | − `dual`'s | p | above on |", "|---|---|---|---|---|---|---|---|"]

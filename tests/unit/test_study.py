@@ -120,6 +120,29 @@ def test_an_arm_is_compared_on_the_runs_that_both_have(report):
     assert report.against(found["shared"], few) is None
 
 
+def test_widths_are_compared_on_the_concepts_that_both_have(report):
+    """`dual` is accepted at its chosen setting alone, `shared` also at twice its rates, on one concept more."""
+    concepts = {"cat": [0.0], "rocket": [0.0], "pixel art": [0.0]}
+    lines = [*runs(report, "dual", concepts), *runs(report, "shared", concepts | {"strawberry": [0.0]})]
+    for arm, left, more in (("dual", 20.0, {}), ("shared", 0.0, {"strawberry": [0.0]})):
+        moved = {c: [left] for c in concepts} | more
+        lines += [x | {"setting": f"{arm}-rate-2"} for x in runs(report, arm, moved, part="width")]
+    table = report.width(lines)
+    assert table[2].startswith("| esd | `dual` | 3 | 6 | 50%") and table[2].endswith("|  |")
+    assert table[3].startswith("| esd | `shared` | 8 | 8 | 100%") and "| +50.0 [" in table[3]
+    assert len(table) == 4
+
+
+def test_confirmation_counts_accepted_runs_against_dual(report):
+    fresh = {"owl": [0.0, 3.0], "car": [3.0, 3.0], "pizza": [0.0, 3.0]}
+    lines = runs(report, "dual", fresh, part="confirm")
+    lines += runs(report, "dual_first", {c: [0.0, 0.0] for c in fresh}, part="confirm")
+    rows = {tuple(row.split(" | ")[1:4:2]): row for row in report.confirmation(lines)[2:]}
+    dual, first = rows["`dual`", "accepted"], rows["`dual_first`", "accepted"]
+    assert "| 33.3 | | |" in dual and "| 100.0 | +66.7 [" in first and first.endswith("| 3 of 3 |")
+    assert "| -2.0 [" in rows["`dual_first`", "gap"] and "| 0.0 | -10.0 [" in rows["`dual_first`", "forget"]
+
+
 def test_deviation_is_that_within_concepts(report):
     few = report.arms(runs(report, "dual", {"cat": [1.0, 3.0], "rocket": [11.0, 13.0]}), "test", "esd")["dual"]
     assert report.within(few) == (pytest.approx(2**0.5), 2)
