@@ -53,7 +53,7 @@ _STANDARD = Budget(
     examples=16,
     inversion_steps=300,
     relearn_pictures=(1, 4, 16),
-    relearn_steps=(10, 25, 50),
+    relearn_steps=(10, 25, 50, 100),
     audit_words=None,
     audit_pairs=500,
 )
