@@ -38,6 +38,7 @@ td small { color: var(--soft); display: block; white-space: nowrap; }
 svg text { font-family: inherit !important; }
 details { border-top: 1px solid var(--faint); padding: .7rem 0; }
 details:last-of-type { border-bottom: 1px solid var(--faint); }
+.pairs + details { margin-top: 1rem; }
 summary { cursor: pointer; font-weight: 500; } summary:focus-visible { outline: 2px solid var(--accent); }
 pre { overflow-x: auto; font: .84rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; margin: .6rem 0 .2rem; }
 .facts th { width: 12rem; color: var(--soft); font-weight: 400; } .facts td { overflow-wrap: anywhere; }
