@@ -237,6 +237,11 @@ def _moved(lines: Sequence[Line], method: str, arm: str) -> Runs:
     return found
 
 
+def _whole(lines: Sequence[Line], method: str) -> bool:
+    """Whether every arm has every change on every test concept: means of other concepts make no line."""
+    return all(len(_moved(lines, method, arm)) == (1 + len(CHANGES)) * len(TEST) for arm in WIDTH_ARMS)
+
+
 def _accepted(line: Line) -> float:
     return 100.0 * accepted(line)
 
@@ -299,7 +304,7 @@ def dots(lines: Sequence[Line]) -> Figure:
 
 def slopes(lines: Sequence[Line]) -> Figure:
     """The gap at multiples of the chosen rates, a line an arm, a column a method; means over concepts at seed 0."""
-    shown = [m for m in BASE if arms(lines, "width", m)]
+    shown = [m for m in BASE if _whole(lines, m)]
     figure = Figure(figsize=(3.4 * len(shown) + 0.6, 3.2), layout="constrained")
     for place, method in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), place + 1)
@@ -346,7 +351,7 @@ def main() -> None:
     if any(arms(lines, "test", method) for method in BASE):
         with matplotlib.rc_context(STYLE):
             dots(lines).savefig(options.output / "study-gaps.svg", metadata={"Date": None})
-            if len(parts["Width"]) > 2:
+            if any(_whole(lines, method) for method in BASE):
                 slopes(lines).savefig(options.output / "study-width.svg", metadata={"Date": None})
     print(text)
 
