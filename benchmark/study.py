@@ -56,6 +56,11 @@ SCORES = ("forget_accuracy", *KEPT)
 SEEDS = (0, 1, 2, 3, 4)
 ONE, FORGET, RATIO = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4), (1 / 4, 1 / 2, 1), (1, 4)
 TRIALS = 6
+CHANGES = {  # what a width moves, and how far, by the name in width-*.yaml
+    f"{what}-{times:g}".replace(".", "_"): (what, times)
+    for what, many in (("rate", (1 / 4, 1 / 2, 2, 4)), ("weight", (0.25, 4.0)))
+    for times in many
+}
 HOPELESS = 50  # points: an arm whose best setting is as far off on the development concepts is not tested
 
 # Base rates, and what a method needs beside them. The bases are three times the world's default rates of forgetting, as
@@ -194,7 +199,7 @@ def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
     except Interrupted:
         raise
     except EraseError as error:
-        return {**line, "error": str(error)}
+        return {**line, "error": str(error).replace(str(folder), folder.name)}  # not where this machine keeps it
     for found in seen:
         append(options.watch, {**line, **found})
     report = json.loads((folder / "report.json").read_text())
@@ -323,11 +328,9 @@ def _widths(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Chosen rates and retain weights, moved away from what was chosen."""
     found = {}
     for arm, given in arms.items():
-        for times in (1 / 4, 1 / 2, 2, 4):
+        for name, (what, times) in CHANGES.items():
             rates = {k: float(f"{v * times:.4g}") if k.endswith(".lr") else v for k, v in given.items()}
-            found[f"{arm}-rate-{times:g}".replace(".", "_")] = rates
-        for weight in (0.25, 4.0):
-            found[f"{arm}-weight-{weight:g}".replace(".", "_")] = given | {"method.retain_weight": weight}
+            found[f"{arm}-{name}"] = rates if what == "rate" else given | {"method.retain_weight": times}
     return found
 
 

@@ -18,15 +18,15 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from study import ARMS, BASE, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
+from study import ARMS, BASE, CHANGES, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
 
 from erase.evaluation.paired import holm
 from erase.evaluation.statistics import Interval, two_level_bootstrap, wilson
+from erase.report.words import p_text
 from erase.runtime import write_text
 
 Runs = dict[tuple[str, int], Line]  # (concept, seed) -> run
 MOST_LOST, LEAST_VALID, MOST_LEFT = 0.05, 0.90, 0.10
-CHANGES = ("rate-0_25", "rate-0_5", "rate-2", "rate-4", "weight-0_25", "weight-4")  # the names in width-*.yaml
 RESAMPLES = 4000
 LEAST_FREE = 10  # degrees of freedom; of fewer a deviation's bootstrap says nothing
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "study", "axes.spines.top": False, "axes.spines.right": False}
@@ -178,14 +178,10 @@ def comparison(lines: Sequence[Line]) -> list[str]:
             times = _times(ratio(found[arm], dual) if test else None)
             rows.append(
                 f"| {method} | `{arm}` | {len(runs)} | {' | '.join(scores)} | {mean(map(gap, runs)):.1f} | {change} "
-                f"| {_p(adjusted[arm]) if test else ''} | {f'{test.above} of {test.concepts}' if test else ''} "
+                f"| {p_text(adjusted[arm]) if test else ''} | {f'{test.above} of {test.concepts}' if test else ''} "
                 f"| {sd:.1f} | {sampling(found[arm]):.1f} | {times} |"
             )
     return rows
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _points(difference: Interval) -> str:
@@ -232,7 +228,7 @@ def _moved(lines: Sequence[Line], method: str, arm: str) -> Runs:
     chosen = {key: run for key, run in arms(lines, "test", method).get(arm, {}).items() if key[1] == 0}
     found = {(concept, 0): run for (concept, _), run in chosen.items()} if moved else {}
     for name, runs in moved.items():
-        place = 1 + CHANGES.index(name.removeprefix(f"{arm}-"))
+        place = 1 + list(CHANGES).index(name.removeprefix(f"{arm}-"))
         found |= {(concept, place): run for (concept, _), run in runs.items()}
     return found
 
@@ -257,7 +253,11 @@ def confirmation(lines: Sequence[Line]) -> list[str]:
         for arm, runs in found.items():
             for name, measure in measures.items():
                 test = against(runs, found.get("dual", {}), measure) if arm != "dual" else None
-                said = f"{_points(test.difference)} | {_p(test.p)} | {test.above} of {test.concepts}" if test else "| |"
+                said = (
+                    f"{_points(test.difference)} | {p_text(test.p)} | {test.above} of {test.concepts}"
+                    if test
+                    else "| |"
+                )
                 rows.append(
                     f"| {method} | `{arm}` | {len(runs)} | {name} | {mean(map(measure, runs.values())):.1f} | {said} |"
                 )

@@ -186,7 +186,9 @@ def score_table(scores: Sequence[dict[str, Any]]) -> str:
         rows.setdefault(score["name"], {})[score["arm"]] = cell
         better[score["name"]] = "higher is better" if score["higher_is_better"] else "lower is better"
         if score.get("p_holm") is not None:
-            better[score["name"]] += f", p {score['p_holm']:.3f} (Holm)"
+            from erase.report.words import p_text  # its plots take a second to import
+
+            better[score["name"]] += f", p {p_text(score['p_holm'])} (Holm)"
     lines = [("score", "before", "after", "")]
     lines += [(name, cells.get("before", ""), cells.get("after", ""), better[name]) for name, cells in rows.items()]
     return columns(lines)

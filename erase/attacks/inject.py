@@ -78,7 +78,8 @@ def interleaved(model: Model, parts: list[list[str]]) -> tuple[Ids, Tensor]:
     for number, name in enumerate(model.tokenizers):
         tokenizer = getattr(model, name)
         ids = model.ids([" ".join(filter(None, own)) for own in parts], name)
-        for row, own in enumerate(parts) if number < len(model.clips) else ():
+        clip = number < len(model.clips)
+        for row, own in enumerate(parts if clip else ()):
             start = int(ids[row, 0])  # a slot's own id: see `prefixed`
             line, slots = [start], []
             for part in own:
@@ -86,7 +87,7 @@ def interleaved(model: Model, parts: list[list[str]]) -> tuple[Ids, Tensor]:
                 line += [start, *tokenizer(part, add_special_tokens=False).input_ids]
             line.append(tokenizer.eos_token_id)
             ids[row, : len(line)] = torch.tensor(line, device=ids.device)
-            if number == 0:
+            if number == 0:  # all CLIPs cut words alike
                 places.append(slots)
         found.append(ids)
     return tuple(found), torch.tensor(places, device=model.device)

@@ -55,12 +55,11 @@ def relearn_ratios(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]], know
     Golds count by the mean of their curves. Left out is what says nothing: of a concept that the original does not draw
     or that a gold draws untrained, and a pair of which neither gets there. Raises `InputError` as `check_rows` does.
     """
-    own, theirs = _curves(rows), [_curves(its) for its in golds.values()]
     alike = (attacked_alike(name, rows, its) for its in golds.values() for name in ("relearning", "seed_search"))
     if not golds or known <= 0 or not all(alike):
         return []
-    found = []
-    for pictures, (steps, curve) in own.items():
+    theirs, found = [_curves(its) for its in golds.values()], []
+    for pictures, (steps, curve) in _curves(rows).items():
         against = np.mean([its[pictures][1] for its in theirs], axis=0)
         one = _ratio(pictures, steps, curve, against, GOAL * known)
         if one is not None:
@@ -118,11 +117,10 @@ def _curves(rows: Sequence[Row]) -> dict[int, tuple[list[int], Curve]]:
             doses.setdefault(pictures, {}).setdefault(steps, {})[row["prompt_id"]] = is_broken([row])
     cases = sorted(start)
     return {
-        pictures: ([0, *sorted(given)], np.array([[float(b[c]) for c in cases] for b in (start, *_in_order(given))]))
+        pictures: (
+            [0, *sorted(given)],
+            np.array([[float(b[c]) for c in cases] for b in (start, *dict(sorted(given.items())).values())]),
+        )
         for pictures, given in sorted(doses.items())
         if all(set(broken) == set(cases) for broken in given.values())
     }
-
-
-def _in_order(given: Mapping[int, dict[str, bool]]) -> list[dict[str, bool]]:
-    return [given[steps] for steps in sorted(given)]
