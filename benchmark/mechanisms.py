@@ -13,8 +13,8 @@ gradients of a round's two steps before mask and clip:
   first round.
 * `held`: of a forget step, the norm of the update that the rule gives to masked weights before the mask takes it back,
   over that of the others; momentum of the retain steps is all that can move them. Left out where there is no mask.
-* `moved`: the norm of the weights' displacement; `sample`: the displacement at fixed coordinates, for variances over
-  seeds.
+* `moved`: the norm of the weights' displacement; `sample`: the displacement at fixed coordinates, in units of 1e-5 (a
+  thousandth of the usual one), for variances over seeds.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ Line = dict[str, Any]
 
 BETA = 0.999
 SAMPLE = 300
+UNIT = 1e-5
 EPS = 1e-30
 
 
@@ -112,22 +113,22 @@ class Watch:
     def summary(self) -> dict[str, Any]:
         """What one line of the file holds of this run."""
         moved = self._weights() - self.start
-        found: dict[str, Any] = {k: _quartiles(v) for k, v in self.series.items() if v}
+        found: dict[str, Any] = {k: _quantiles(v, (0.25, 0.5, 0.75)) for k, v in self.series.items() if v}
         if self.first:
             found |= {"first_second": self.first, "second": self._ratio()}
         return {
             **found,
             "weights": moved.numel(),
-            "masked": None if self.mask is None else float((~self.mask).float().mean()),
-            "moved": float(moved.norm()),
-            "sample": [float(f"{x:.4g}") for x in moved[self.sample]],
+            "masked": None if self.mask is None else _short(float((~self.mask).float().mean())),
+            "moved": _short(float(moved.norm())),
+            "sample": [round(x / UNIT) for x in moved[self.sample].tolist()],
         }
 
     def _ratio(self) -> list[float]:
         """Quantiles over coordinates of log10 v_f / v_r so far."""
         second = {r: self.squares[r] / (1 - BETA ** self.steps[r]) for r in self.squares}
         ratio = ((second["forget"] + EPS) / (second["retain"] + EPS)).log10().numpy()
-        return [float(q) for q in np.quantile(ratio, (0.05, 0.25, 0.5, 0.75, 0.95))]
+        return _quantiles(ratio, (0.05, 0.25, 0.5, 0.75, 0.95))
 
     def _weights(self) -> Tensor:
         return self._flat({n: p.detach() for n, p in self.params.items()})
@@ -145,8 +146,13 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     return float(torch.dot(a, b) / (a.norm() * b.norm() + EPS))
 
 
-def _quartiles(values: Sequence[float]) -> list[float]:
-    return [float(q) for q in np.quantile(values, (0.25, 0.5, 0.75))]
+def _quantiles(values: Any, at: Sequence[float]) -> list[float]:
+    return [_short(float(q)) for q in np.quantile(values, at)]
+
+
+def _short(value: float) -> float:
+    """To four digits: the file is kept, a line a run."""
+    return float(f"{value:.4g}")
 
 
 def read(path: Path) -> list[Line]:
