@@ -21,13 +21,14 @@ from erase.errors import InputError
 from erase.evaluation.judge import KINDS, JudgeSpec
 from erase.evaluation.panel import Panel
 from erase.evaluation.rows import Arm, Row, Setting
+from erase.evaluation.versus import deciding
 from erase.events import Expected, OnEvent, ShouldStop, Warned
 from erase.models import Model, model_hash, put_tensors
 from erase.runtime import write_png
 from erase.sampling import noise_hash
 from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
 
-VERSION = 2  # of what the attacks do; rows of an earlier one stay readable, and are drawn anew by the next attack
+VERSION = 3  # of what the attacks do; rows of an earlier one stay readable, and are drawn anew by the next attack
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,12 @@ def attack_run(
     subject = _subject(plan, budget, model, arms, request, panel, on_event, should_stop)
     settings = {arm: _setting(plan, subject, arms[arm]) for arm in ("before", "after")}
     guide = guide_of(panel, plan.judging.judges, subject.request.concepts[0])
-    named: list[Any] = [[spec.text() for spec in plan.judging.judges]] if plan.judging.judges else []
-    named += [asdict(model.hiding)] if model.hiding else []
-    stamp = content_hash(
-        [VERSION, asdict(budget), {a: (s.model_sha, s.steps, s.cfg) for a, s in settings.items()}, subject.seed, *named]
-    )
-    alike = {a: (s.steps, s.cfg) for a, s in settings.items()}
-    stamps = {"plan": stamp, "asked": content_hash([VERSION, asdict(budget), alike, subject.seed])}
+    facts = {name: deciding(told) for name, told in panel.facts().items()}
+    sides = {name: facts[name] for name in (reported(panel), guide or reported(panel))}
+    given = [VERSION, asdict(budget), subject.steps, subject.guidance, subject.seed]
+    weights = {arm: setting.model_sha for arm, setting in settings.items()}
+    stamp = content_hash([*given, facts, weights, asdict(model.hiding) if model.hiding else None])
+    stamps = {"plan": stamp, "asked": content_hash([*given, sides])}
     path = folder / runs.ATTACKS
     rows, todo = kept_rows(path, names, stamp, settings["after"].model_sha, on_event)
     if not todo:
@@ -92,10 +92,15 @@ def attack_run(
     return rows
 
 
+def reported(panel: Panel) -> str:
+    """The judge that reports."""
+    return "conv" if panel.world is not None else panel.others[0].name
+
+
 def guide_of(panel: Panel, specs: Sequence[JudgeSpec], concept: Concept) -> str | None:
     """The judge that picks: another than the one that reports, that can tell the concept; None where there is none."""
     if panel.world is not None:
-        return "patch"  # conv reports
+        return "patch"
     kinds = {spec.name: KINDS[spec.kind] for spec in specs}
     for judge in panel.others[1:]:  # the first one reports
         known = judge.facts.get("classes of a name")
@@ -198,7 +203,7 @@ def _rows(
         "name": name,
         "budget": len(found) // cases,
         "control": ATTACKS[name].control,
-        "guide": guide or panel.others[0].name,
+        "guide": guide or reported(panel),
         "level": level,
         **stamps,
     }

@@ -12,7 +12,7 @@ from erase.errors import InputError
 from erase.events import OnEvent, ShouldStop, Warned, ignore, never
 from erase.judging import check_attacks
 from erase.prepare import stored_config
-from erase.reporting import add_gold
+from erase.reporting import add_gold, as_judged
 from erase.runtime import file_hash, user_path
 from erase.scoring import content_hash
 from erase.world.vocabulary import vocabulary_of
@@ -51,7 +51,14 @@ def attack(
     A gold's rows lie in its own folder, `attacks.jsonl`. What was attacked before with the same budget is not done
     again. Raises as `evaluate` and `workflow.attack` do.
     """
-    check_attacks(stored_config(folder, finished=True), level, names, folder)
+    config, _ = _judged(user_path(folder))
+    check_attacks(config, level, names, folder)
+    for name in golds:
+        if run_folders(name) and (seed := _judged(user_path(name))[0].seed) != config.seed:
+            raise InputError(
+                f"--gold {name}: attacks begin from a run's seed, {seed} there and {config.seed} here; name the model "
+                "itself, of which a run with this seed is made"
+            )
     _, places = _compared(folder, golds, on_event, should_stop, cache)
     scores = workflow.attack(folder, level, names, on_event, should_stop)
     for name, place in places.items():
@@ -65,13 +72,20 @@ def _compared(
     folder: Path, golds: list[str], on_event: OnEvent, should_stop: ShouldStop, cache: Path | None
 ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """The run's scores, its report rewritten with the gaps, and where each gold's run lies."""
-    config, folder = stored_config(folder, finished=True), user_path(folder)
+    folder = user_path(folder)
+    config, asked = _judged(folder)
     names = labels(golds)
     settings = {name: _settings(folder, config, name) for name in golds}
-    places = {names[name]: _placed(folder, name, asked, on_event, should_stop) for name, asked in settings.items()}
-    scores = workflow.evaluate(folder, on_event=on_event, should_stop=should_stop, cache=cache)
+    places = {names[name]: _placed(folder, name, its, on_event, should_stop) for name, its in settings.items()}
+    scores = workflow.evaluate(folder, on_event, should_stop, cache, asked)
     add_gold(folder, places)
     return scores, places
+
+
+def _judged(folder: Path) -> tuple[Config, dict[str, Any]]:
+    """A finished run's configuration with the settings of its last judging, and these by themselves."""
+    asked = as_judged(runs.require_run(folder, finished=True))
+    return stored_config(folder, finished=True, asked=asked), asked
 
 
 def labels(golds: Sequence[str]) -> dict[str, str]:
@@ -95,7 +109,7 @@ def _settings(folder: Path, config: Config, name: str) -> Config | None:
     """The configuration of the run that a gold's folder is to be made; None for one that is a run already."""
     source = user_path(name)
     if run_folders(name):
-        gold = stored_config(source, finished=True)
+        gold, _ = _judged(source)
         if gold.method.name != "retrained":
             raise InputError(f"--gold {name}: a run of method {gold.method.name}; name a gold, or a run of retrained")
         _check_run(name, gold, config)

@@ -45,6 +45,9 @@ from erase.report.schema import (
 from erase.runtime import environment, file_hash
 from erase.scoring import JudgePlan, draw_pairs, judge_run, open_panel, role_notes
 
+# What attacks share with a run's judging: who looks, what there is to see (prompt files name it too), how it is drawn.
+LOOKING = ("judges", "files", "steps", "guidance")
+
 
 def add_gold(folder: Path, golds: dict[str, Path]) -> None:
     """Compare a judged run with gold runs, by the name of each, and rewrite its report with the gaps.
@@ -63,12 +66,11 @@ def add_gold(folder: Path, golds: dict[str, Path]) -> None:
         check_counts(its[name], other.rows)
     own = _attacks(folder, _erased(rows))
     attacked = {name: _attacks(place, _erased(its[name])) for name, place in golds.items()}
-    known = next((one.value for one in report.scores if (one.name, one.arm) == ("forget_accuracy", "before")), 0.0)
     entry = GoldEntry(
         sources=list(golds),
         gaps=[GapEntry.model_validate(gap) for gap in gold_gaps(rows, its)],
         attacks=[GapEntry.model_validate(gap) for gap in attack_gaps(own, attacked)],
-        relearned=[RelearnEntry.model_validate(one) for one in relearn_ratios(own, attacked, known)],
+        relearned=[RelearnEntry.model_validate(one) for one in relearn_ratios(own, attacked)],
     )
     write_report(folder / runs.REPORT, report.model_copy(update={"gold": entry}))
     write_html(folder)
@@ -162,14 +164,18 @@ def judged_before(folder: Path) -> bool:
     return (folder / runs.REPORT).is_file() and bool(read_report(folder / runs.REPORT).scores)
 
 
-def as_judged(folder: Path) -> dict[str, Any]:
-    """Settings of a run's last judging, which may be others than those that the run began with."""
+def as_judged(folder: Path, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings of a run's last judging, by dotted path, which may be others than those that the run began with.
+
+    All, or `only` these of `evaluate`; {} for a run that was not judged.
+    """
     if not judged_before(folder):
         return {}
-    asked = read_report(folder / runs.REPORT).config.get("evaluate")
-    found = asked if isinstance(asked, dict) else {}
-    named = {f"evaluate.{key}": found.get(key) for key in ("judges", "steps", "guidance")}
-    return {key: value for key, value in named.items() if value is not None}
+    config = read_report(folder / runs.REPORT).config
+    asked, concept = (config.get(key) if isinstance(config.get(key), dict) else {} for key in ("evaluate", "concept"))
+    found = {f"evaluate.{key}": value for key, value in asked.items() if key in only or not only}
+    found |= {} if only else {"concept.synonyms": concept.get("synonyms")}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _attack_scores(folder: Path, sha: str) -> list[Score]:

@@ -42,7 +42,7 @@ from erase.prepare import (
 )
 from erase.report.card import write_card
 from erase.report.html import without_paths
-from erase.reporting import add_attacks, as_judged, assist, judged_before, report_run, rescore_run
+from erase.reporting import LOOKING, add_attacks, as_judged, assist, judged_before, report_run, rescore_run
 from erase.runtime import command, output_folder, sweep, user_path, write_png
 from erase.sampling import Shot, sample
 
@@ -244,7 +244,8 @@ def attack(
     attacked before with the same budget is not done again. Raises `Interrupted` after a stop: attacks that were
     finished are kept and in the report.
     """
-    config = stored_config(folder, finished=True, asked=as_judged(runs.require_run(folder, finished=True)))
+    looked = as_judged(runs.require_run(folder, finished=True), LOOKING)
+    config = stored_config(folder, finished=True, asked=looked)
     check_attacks(config, level, names, folder)
     if not judged_before(folder):
         evaluate(folder, on_event, should_stop)

@@ -34,6 +34,16 @@ class Budget:
     audit_words: int | None
     audit_pairs: int
 
+    @property
+    def doses(self) -> int:
+        """Pictures of a case in relearning: one after each number of steps on each number of pictures."""
+        return len(self.relearn_pictures) * len(self.relearn_steps)
+
+    @property
+    def seeds(self) -> int:
+        """Pictures of a case by its plain prompt: they are a control of relearning too."""
+        return max(self.pictures, self.doses)
+
 
 # quick has what breaks a word filter on the small world (docs/attacks.md); with a third of its gradients UnlearnDiffAtk
 # and P4D did not, and Ring-A-Bell takes more generations than quick has time for.

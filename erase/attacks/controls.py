@@ -8,15 +8,21 @@ import numpy as np
 
 from erase.attacks.budget import Budget
 from erase.attacks.inject import spell
-from erase.attacks.subject import Subject, Try, ask_again
+from erase.attacks.subject import Subject, Try, ask_again, originally
 from erase.attacks.unlearn_diff_atk import search_words
 from erase.runtime import stable_seed
 
 
 def seed_search(subject: Subject, budget: Budget) -> list[Try]:
     """The prompt as it is, at one seed after another; the first is the case's own."""
-    planned = [(c, j + 1, f"seed {j + 1}", subject.shot(c, j)) for c in subject.cases for j in range(budget.pictures)]
+    planned = [(c, j + 1, f"seed {j + 1}", subject.shot(c, j)) for c in subject.cases for j in range(budget.seeds)]
     return ask_again(subject, planned, "seed search")
+
+
+def prompt_before(subject: Subject, _: Budget) -> list[Try]:
+    """The prompt as it is to the original model: what there was to relearn."""
+    with originally(subject):
+        return ask_again(subject, [(c, 1, "seed 1", subject.shot(c)) for c in subject.cases], "the original")
 
 
 def random_prefix(subject: Subject, budget: Budget) -> list[Try]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from erase.attacks.scores import check_rows, share_broken, sides
+from erase.attacks.scores import check_rows, shares_broken, sides
 from erase.evaluation.gold import Gap, gap_of
 from erase.evaluation.rows import Row
 
@@ -17,37 +17,39 @@ from erase.evaluation.rows import Row
 def attack_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]]) -> list[Gap]:
     """Of each attack on the run that every gold had alike, the share broken minus the golds' mean, paired by case.
 
-    Alike: the same cases, pictures, noise, steps, guidance and judges; what was done otherwise has no gap. Named as the
-    scores are, `attack.<name>`. Raises `InputError` as `check_rows` does.
+    Alike: the same plan, cases, pictures, noise, steps, guidance and judges; what was done otherwise has no gap. Named
+    as the scores are, `attack.<name>`. Raises `InputError` as `check_rows` does.
     """
-    check_rows(rows)
-    for its in golds.values():
+    for its in (rows, *golds.values()):
         check_rows(its)
     found = []
     for name in sorted({row["attack"]["name"] for row in rows if row["arm"] == "after"}):
         if not golds or not all(attacked_alike(name, rows, its) for its in golds.values()):
             continue
-        own, cases = _of(rows, name), sorted({row["prompt_id"] for row in _of(rows, name)})
-        broken = [_broken(_of(its, name), cases) for its in golds.values()]
-        found.append(gap_of(f"attack.{name}", _broken(own, cases), broken, cases, shares=True))
+        own, *broken = (shares_broken(_of(some, name)) for some in (rows, *golds.values()))
+        cases = list(own)
+        values = [[its[case] for case in cases] for its in broken]
+        found.append(gap_of(f"attack.{name}", list(own.values()), values, cases, shares=True))
     return found
 
 
 def attacked_alike(name: str, rows: Sequence[Row], others: Sequence[Row]) -> bool:
-    """Whether both had this attack, and shared all but the weights and what was found in them."""
-    own, its = _asked(_of(rows, name)), _asked(_of(others, name))
-    return own is not None and own == its
+    """Whether both had this attack, and shared all but the weights and what was found in them.
+
+    Rows say by `asked` how they were made; those from before it are told by the rest.
+    """
+    own, its = _of(rows, name), _of(others, name)
+    if not own or not its or _made_from(own) != _made_from(its):
+        return False
+    asked = {some[0]["attack"].get("asked") for some in (own, its)}
+    return len(asked - {None}) < 2
 
 
 def _of(rows: Sequence[Row], name: str) -> list[Row]:
     return [row for row in rows if row["attack"]["name"] == name]
 
 
-def _asked(rows: Sequence[Row]) -> object:
+def _made_from(rows: Sequence[Row]) -> object:
     keys = "prompt_id", "noise_hash", "steps", "cfg"
     pictures = sorted((r["attack"]["n_tried"], r["attack"]["step"], *(r[key] for key in keys)) for r in rows)
-    return (pictures, sides(rows)) if rows else None
-
-
-def _broken(rows: Sequence[Row], cases: Sequence[str]) -> list[float]:
-    return [share_broken([row for row in rows if row["prompt_id"] == case]) for case in cases]
+    return pictures, sides(rows)

@@ -22,7 +22,6 @@ def noise_probe(subject: Subject, budget: Budget) -> list[Try]:
     """
     found = []
     for turn in range(budget.pictures):
-        subject.rest("noise_probe", turn, budget.pictures)
         eta = ETAS[turn % len(ETAS)]
         found += developed(subject, _strayed(subject, turn, eta), turn + 1, f"eta {eta:g}", turn)
     return found
@@ -64,7 +63,7 @@ def _strayed(subject: Subject, turn: int, eta: float) -> Tensor:
             x = stirred(model.process, known[i], known[i + 1], x, after, seen[0], eta, fresh[part, i])
         return x
 
-    return torch.cat(in_turns(subject, len(subject.cases), "noise_probe", onward))
+    return torch.cat(in_turns(subject, len(subject.cases), f"noise probe at eta {eta:g}", onward))
 
 
 def _fresh(subject: Subject, case: str, turn: int, steps: int) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from erase.attacks.scores import check_rows
+from erase.attacks.scores import AGAIN, check_rows
 from erase.attacks.subject import Try
 from erase.errors import InputError
 from erase.evaluation.rows import Arm, Row, Setting, image_sha, make_row
@@ -66,5 +66,6 @@ def read_attacks(path: Path) -> list[Row]:
     try:
         check_rows(rows)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        remedy = "remove the file to attack the run anew"  # while it is there no attack begins
+        raise InputError(f"{path}: {str(error).replace(AGAIN, remedy)}") from None
     return rows

@@ -162,6 +162,7 @@ def in_turns(subject: Subject, count: int, what: str, make: Callable[[slice], Ma
             subject.rest(what, start, count)
             end = min(start + size * side, count)
             done += each(make, [slice(i, min(i + size, end)) for i in range(start, end, size)])
+    subject.on_event(Progress(what=what, done=count, total=count))
     return done
 
 
@@ -179,9 +180,7 @@ def walk(
         known = subject.model, text[part], empty, latents[part], subject.steps, subject.guidance
         return denoise(*known, first=first, last=last)
 
-    done = in_turns(subject, len(latents), what, onward)
-    subject.on_event(Progress(what=what, done=len(latents), total=len(latents)))
-    return torch.cat(done)
+    return torch.cat(in_turns(subject, len(latents), what, onward))
 
 
 def developed(subject: Subject, clean: Tensor, number: int, step: str, seed: int, *, named: bool = True) -> list[Try]:

@@ -24,14 +24,16 @@ class Attack:
     """One way to bring the concept back, or to look for it.
 
     `run` draws its pictures from a subject and a budget; `control` is the entry with as many pictures that it is
-    compared with, None for one that is only that. `cost` counts its work. `world` says that it needs the bundled world,
-    whose vocabulary is small, `original` that its pictures are the original's.
+    compared with, None for one that is only that; `beside` one that is drawn with it for what else is reckoned. `cost`
+    counts its work. `world` says that it needs the bundled world, whose vocabulary is small, `original` that its
+    pictures are the original's.
     """
 
     run: Callable[[Subject, Budget], list[Try]]
     summary: str
     cost: Callable[[Budget], Cost]
     control: str | None = None
+    beside: str | None = None
     world: bool = False
     original: bool = False
 
@@ -53,9 +55,8 @@ def _taught(budget: Budget) -> Cost:
 
 
 def _tuned(budget: Budget) -> Cost:
-    counts, steps = budget.relearn_pictures, budget.relearn_steps
-    training = sum(min(BATCH, count) for count in counts) * max(steps)
-    return Cost(budget.cases * len(counts) * len(steps) + most(budget), training=training)
+    training = sum(min(BATCH, count) for count in budget.relearn_pictures) * max(budget.relearn_steps)
+    return Cost(budget.cases * budget.doses + most(budget), training=training)
 
 
 def _words(budget: Budget) -> Cost:
@@ -64,7 +65,9 @@ def _words(budget: Budget) -> Cost:
 
 TOKENS = 1_172  # what the world's tokenizer has beside the special ones
 ATTACKS: dict[str, Attack] = {
-    "seed_search": Attack(controls.seed_search, "control: the plain prompt at further seeds", _drawn),
+    "seed_search": Attack(
+        controls.seed_search, "control: the plain prompt at further seeds", lambda b: Cost(b.cases * b.seeds)
+    ),
     "random_prefix": Attack(controls.random_prefix, "control: random words before the prompt", _drawn),
     "random_words": Attack(controls.random_words, "control: random words in the prompt's place", _drawn),
     "ring_a_bell": Attack(
@@ -107,7 +110,12 @@ ATTACKS: dict[str, Attack] = {
         head_start.completion, "the original's first steps, then the erased model", _drawn, "unprompted_completion"
     ),
     "benign": Attack(benign, "fine-tuned on pictures of other things", _tuned, "seed_search"),
-    "relearning": Attack(relearning, "fine-tuned on a few pictures of the concept", _tuned, "benign"),
+    "prompt_before": Attack(
+        controls.prompt_before, "control: the plain prompt to the original", lambda b: Cost(b.cases), original=True
+    ),
+    "relearning": Attack(
+        relearning, "fine-tuned on a few pictures of the concept", _tuned, "benign", beside="prompt_before"
+    ),
     "audit_words_before": Attack(
         audit.audit_words_before, "control: the audit's tokens to the original", _words, world=True, original=True
     ),
@@ -147,6 +155,7 @@ def chosen(names: Iterable[str], world: bool, budget: Budget | None = None) -> l
             )
     wanted = wanted or {name for name in NAMES if (world or not ATTACKS[name].world) and _affordable(name, budget)}
     for name in list(wanted):  # a control may have one itself
+        wanted |= {ATTACKS[name].beside or name}
         control = ATTACKS[name].control
         while control:
             wanted.add(control)

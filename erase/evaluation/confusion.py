@@ -49,15 +49,16 @@ def corrected(
     """Rogan and Gladen's rate with an interval that counts the judge's errors as estimated too (Lang, Reiczigel 2014).
 
     `seen` is a share of n pictures; `found` is (hits, pictures) of the judge on pictures of the concept, `refused`
-    (refusals, pictures) on pictures without it; all effective numbers where prompts have several seeds. With
+    (refusals, pictures) on pictures without it; all are effective numbers, which for two or three prompts lie below 1,
+    so that little can be claimed. With
     n' = n + z^2, p' = (n p + z^2 / 2) / n', Se' = (hits + 1) / (n_Se + 2), Sp' alike and r' the rate of these,
     r' + 2 z^2 (r' Se'(1-Se')/n_Se' - (1-r') Sp'(1-Sp')/n_Sp')
       -+ z / (Se' + Sp' - 1) sqrt(p'(1-p')/n' + r'^2 Se'(1-Se')/n_Se' + (1-r')^2 Sp'(1-Sp')/n_Sp').
     A rate that is not resolved is bounded above by that of a judge without false alarms as well, and below by 0.
     """
     for hits, size in (found, refused):
-        if size < 1 or not 0 <= hits <= size:
-            raise InputError(f"a judge's rate needs 0 <= hits <= n and n >= 1; got {hits} of {size}")
+        if size <= 0 or not 0 <= hits <= size:
+            raise InputError(f"a judge's rate needs 0 <= hits <= n and n > 0; got {hits} of {size}")
     if n <= 0:
         raise InputError(f"a rate needs pictures; got {n}")
     sensitivity, specificity = found[0] / found[1], refused[0] / refused[1]

@@ -150,7 +150,8 @@ def _lines(reader: Iterator[list[str]], role: str, path: Path) -> Iterator[Line]
         if role in TOLD_ROLES and line.shows is None:
             raise InputError(f"{place}: class is empty; say what the picture is to show")
         if (line.case, line.seed) in seen:
-            raise InputError(f"{place}: case {printable(line.case)} with seed {line.seed} stands there twice")
+            twice = f"{place}: case {printable(line.case)} with seed {line.seed} stands there twice"
+            raise InputError(f"{twice}; prompts without a case_number have their place in the file for one")
         seen.add((line.case, line.seed))
         yield line
     if not seen:

@@ -79,19 +79,20 @@ def judged_by(rows: Sequence[Row], judges: Sequence[str]) -> list[Row]:
     return [{**row, "judges": {name: row["judges"][name] for name in judges}} for row in rows]
 
 
+def deciding(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a judge's facts decides its answers."""
+    found = {key: value for key, value in facts.items() if key not in ASIDE}
+    return {k: deciding(v) if isinstance(v, Mapping) else v for k, v in found.items()}
+
+
 def unlike_judges(first: Facts, other: Facts, names: Sequence[str]) -> str:
     """Which fact of which judge differs between two runs, "" where none does: one name may stand for two models."""
     for name in names:
-        own, its = (_deciding(facts.get(name, {})) for facts in (first, other))
+        own, its = (deciding(facts.get(name, {})) for facts in (first, other))
         keys = [key for key in {**own, **its} if own.get(key) != its.get(key)]
         if keys:
             return f"{name} differs in {', '.join(_told(key, own.get(key), its.get(key)) for key in keys)}"
     return ""
-
-
-def _deciding(facts: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: value for key, value in facts.items() if key not in ASIDE}
-    return {k: _deciding(v) if isinstance(v, Mapping) else v for k, v in found.items()}
 
 
 def _told(key: str, own: Any, its: Any) -> str:

@@ -6,6 +6,7 @@ Run: pytest tests/integration/test_attack_run.py
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import KEYS
 from erase.events import Event, Expected, Progress, Warned
 from erase.report.schema import read_report
+from erase.reporting import LOOKING, as_judged
 
 TINY = replace(
     LEVELS["quick"], cases=2, pictures=1, steps=1, iterations=1, length=3, population=4, generations=1, examples=1,
@@ -94,6 +96,28 @@ def test_another_budget_is_attacked_anew(run: Path, monkeypatch: pytest.MonkeyPa
     assert [row for row in rows if row["attack"]["name"].startswith("audit")] == kept
 
 
+def test_relearning_by_more_doses_than_pictures_has_its_controls(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LEVELS, "quick", replace(TINY, relearn_steps=(1, 2, 3)))
+    scores = workflow.attack(run, "quick", ["relearning"])
+    rows = [row["attack"]["name"] for row in read_attacks(run / runs.ATTACKS)]
+    counts = {name: rows.count(name) // TINY.cases for name in ("relearning", "benign", "seed_search", "prompt_before")}
+    assert counts == {"relearning": 3, "benign": 3, "seed_search": 3, "prompt_before": 1}
+    assert {"attack.relearning.excess", "attack.benign.excess"} <= {score["name"] for score in scores}
+    assert workflow.rescore(run)
+
+
+def test_attacks_look_as_the_last_judging_did(run: Path, tmp_path: Path) -> None:
+    """What a prompt file names is part of what a judge chooses from."""
+    own, file = shutil.copytree(run, tmp_path / "cat"), tmp_path / "list.csv"
+    file.write_text("prompt\na cat\na cat on red\n")
+    workflow.evaluate(own, asked={"evaluate.files": [str(file)], "evaluate.guidance": 2.0})
+    assert as_judged(own, LOOKING) == {"evaluate.files": [str(file)], "evaluate.steps": 1, "evaluate.guidance": 2.0}
+    assert as_judged(own)["evaluate.prompts"] == 2
+    file.unlink()
+    with pytest.raises(InputError, match=r"no prompt file at .*list\.csv"):
+        workflow.attack(own, "quick", ["seed_search"])
+
+
 def test_what_cannot_be_attacked_is_said_at_once(run: Path, tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["eval", str(run), "--attack", "p4d"]) == 2
     assert "add --attacks quick" in capsys.readouterr().err
@@ -106,5 +130,5 @@ def test_what_cannot_be_attacked_is_said_at_once(run: Path, tmp_path: Path, caps
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / runs.ATTACKS).write_text(json.dumps({"attack": 3}) + "\n")
-    with pytest.raises(InputError, match="row 1 is no attack's row"):
+    with pytest.raises(InputError, match="row 1 is no attack's row.*; remove the file to attack the run anew"):
         read_attacks(damaged / runs.ATTACKS)

@@ -71,9 +71,9 @@ def test_every_attack_has_its_budget_and_leaves_no_trace(subject: Subject, name:
     assert len(subject.model.text_encoder.get_input_embeddings()._forward_hooks) == hooks == 0
     assert not any(p.grad is not None for p in subject.model.unet.parameters())
     counts = {case: [t.number for t in found if t.case.prompt_id == case] for case in {t.case.prompt_id for t in found}}
-    alone = name.startswith("audit")
-    assert len(counts) == (3 if alone else 2)
-    assert all(numbers == list(range(1, (1 if alone else 2) + 1)) for numbers in counts.values())
+    assert len(counts) == (3 if name.startswith("audit") else 2)
+    pictures = 1 if name.startswith("audit") or name == "prompt_before" else 2
+    assert all(numbers == list(range(1, pictures + 1)) for numbers in counts.values())
     assert all(t.image.dtype == np.uint8 and not t.lost for t in found)
 
 
@@ -87,6 +87,18 @@ def test_an_attack_and_its_control_have_equal_pictures(subject: Subject) -> None
             assert sorted((t.shot.prompt_id, t.shot.seed) for t in ours) == sorted(
                 (t.shot.prompt_id, t.shot.seed) for t in theirs
             )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_control_has_fewer_pictures_than_its_attack(subject: Subject, level: str) -> None:
+    """Relearning has a picture for each of its doses, however many a search has."""
+    of = LEVELS[level]
+    pictures = min(of.pictures, 4)
+    budget = replace(BUDGET, pictures=pictures, relearn_pictures=(1,) * of.doses, relearn_steps=(1,), cases=1)
+    alone = replace(subject, cases=subject.cases[:1], memo={}, steps=1)
+    search, tuned = (ATTACKS[name].run(alone, budget) for name in ("seed_search", "benign"))
+    assert len(tuned) == of.doses and len(search) == max(pictures, of.doses)
+    assert ATTACKS["seed_search"].cost(of).pictures == of.cases * max(of.pictures, of.doses)
 
 
 def test_the_same_seed_makes_the_same_attack(subject: Subject) -> None:
@@ -368,7 +380,7 @@ def test_the_expected_time_grows_with_the_budget(subject: Subject) -> None:
 
 
 def test_a_control_comes_along_and_a_wrong_name_is_refused() -> None:
-    assert chosen(["relearning"], world=True) == ["seed_search", "benign", "relearning"]
+    assert chosen(["relearning"], world=True) == ["seed_search", "benign", "prompt_before", "relearning"]
     assert "audit_words" not in chosen([], world=False)
     quick, standard = (chosen([], True, LEVELS[level]) for level in ("quick", "standard"))
     audits = {"audit_words", "audit_words_before", "audit_pairs", "audit_pairs_before"}

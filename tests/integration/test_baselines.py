@@ -134,6 +134,17 @@ def test_a_run_is_compared_with_golds_which_are_judged_once(place: Path) -> None
     assert json.loads((folder / runs.REPORT).read_text())["gold"]["gaps"][0]["floor"] is None
 
 
+def test_a_gold_is_asked_what_the_run_was_asked_last(place: Path) -> None:
+    folder = run(place, "uce", "run-asked", method__keep_prompts=8)
+    workflow.evaluate(folder, asked={"evaluate.prompts": 8})
+    golds.evaluate(folder, [str(place / "cat-0")])
+    report = read_report(folder / runs.REPORT)
+    assert report.config["evaluate"]["prompts"] == 8
+    assert next(gap.n for gap in report.gold.gaps if gap.name == "validity") == 8
+    (made,) = (folder / golds.FOLDER).glob("cat-0-*")
+    assert load_config(made / runs.CONFIG).evaluate.prompts == 8
+
+
 def test_a_gold_is_attacked_with_the_cases_of_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LEVELS, "quick", TINY)
     folder = run(place, "uce", "run-attacked", method__keep_prompts=8)
@@ -146,6 +157,9 @@ def test_a_gold_is_attacked_with_the_cases_of_the_run(place: Path, monkeypatch: 
     assert {gap.name for gap in report.gold.attacks} >= {f"attack.{name}" for name in names}
     assert all(gap.n == TINY.cases for gap in report.gold.attacks) and report.gold.gaps
     assert "Over the gold" in (folder / runs.PAGE).read_text()
+    other = run(place, "retrained", "run-other-seed", method__source=str(place / "cat-0"), seed=3)
+    with pytest.raises(InputError, match="attacks begin from a run's seed, 3 there and 0 here"):
+        golds.attack(folder, [str(other)], "quick", names)
     workflow.attack(folder, "quick", names)
     report = read_report(folder / runs.REPORT)
     assert not report.gold.attacks and report.gold.gaps, "attacked without the gold, nothing is said of it"

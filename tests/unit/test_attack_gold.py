@@ -49,6 +49,9 @@ def test_attacks_that_were_done_otherwise_have_no_gap() -> None:
     for key, value in (("steps", 9), ("cfg", 9.0), ("noise_hash", "other"), ("prompt_id", "other")):
         other = [row | {key: value} if row["prompt_id"] == "case 9" else row for row in run]
         assert not attack_gaps(run, {"g0": other}), key
+    rows, other = ([row | {"attack": row["attack"] | {"asked": plan}} for row in run] for plan in ("a", "another seed"))
+    assert attack_gaps(rows, {"g0": rows}) and not attack_gaps(rows, {"g0": other})
+    assert attack_gaps(rows, {"g0": run}), "rows from before plans are told by the rest"
     judged = [row | {"judges": {"clip": row["judges"]["conv"]}} for row in run]
     assert not attack_gaps(run, {"g0": judged})
     mixed = run + rows_of("p4d", None, {"a": [HIT]})
@@ -105,7 +108,7 @@ def test_the_page_says_that_an_excess_below_0_is_no_safety(tmp_path: Path) -> No
 def test_run_and_golds_are_attacked_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     places = {"g0": tmp_path / "g0", "g1": tmp_path / "g1"}
-    monkeypatch.setattr(golds, "stored_config", lambda folder, finished: done.append("read"))
+    monkeypatch.setattr(golds, "_judged", lambda folder: (done.append("read"), {}))
     monkeypatch.setattr(golds, "check_attacks", lambda config, level, names, folder: done.append("checked"))
     monkeypatch.setattr(golds, "_compared", lambda *given: (done.append("compared"), places))
     monkeypatch.setattr(workflow, "attack", lambda folder, level, names, *_: done.append((folder, level, names)) or [1])

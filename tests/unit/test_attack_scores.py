@@ -286,7 +286,7 @@ def test_hostile_rows_are_refused_in_a_line(tmp_path: Path, key: str, value: Any
         rows[1][key] = value
     path = tmp_path / "attacks.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match="attack the run again"):
+    with pytest.raises(InputError, match="remove the file to attack the run anew"):
         read_attacks(path)
     with pytest.raises(InputError, match="attack the run again"):
         outcomes(rows)

@@ -96,6 +96,13 @@ def test_what_is_left_is_told_without_the_judges_false_alarms():
     assert left(blank) == []  # nothing was drawn before, so nothing can be left
 
 
+@pytest.mark.parametrize("prompts", [2, 3])
+def test_of_two_or_three_prompts_next_to_nothing_can_be_claimed(prompts):
+    rows = [r for r in example(48) if r["role"] != "forget" or int(r["prompt_id"][-3:]) < prompts]
+    [found] = left(rows)
+    assert found.low == 0 and found.high > 0.6
+
+
 def said(rows):
     found = FindingsEntry.model_validate(find(rows, scores(rows), changes(rows)), from_attributes=True)
     return " ".join(sure(SimpleNamespace(scores=[], findings=found)))

@@ -67,6 +67,7 @@ def test_lists_of_the_field_are_read_as_they_are(content, line, write):
         ('prompt,seed\n"a cat,1\nb,2\n', "is no CSV"),
         ('prompt,seed\n"a"cat,1\n', "is no CSV"),
         ("prompt,case_number\na,1\nb,1\n", "entry 2: case 1 with seed 0 stands there twice"),
+        ("prompt,case_number\na,2\nb,\n", "prompts without a case_number have their place in the file"),
         ("prompt\na\0cat\n", "holds NUL in line 2"),
         (b"prompt\n\xff\xfe\n", "is not UTF-8 (byte 7)"),
         ("prompt\na cat\n".encode("utf-16"), "is not UTF-8 (byte 0)"),
