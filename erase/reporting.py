@@ -172,9 +172,11 @@ def as_judged(folder: Path, only: Sequence[str] = ()) -> dict[str, Any]:
     if not judged_before(folder):
         return {}
     config = read_report(folder / runs.REPORT).config
-    asked, concept = (config.get(key) if isinstance(config.get(key), dict) else {} for key in ("evaluate", "concept"))
-    found = {f"evaluate.{key}": value for key, value in asked.items() if key in only or not only}
-    found |= {} if only else {"concept.synonyms": concept.get("synonyms")}
+    asked, concept = config.get("evaluate"), config.get("concept")
+    told = asked if isinstance(asked, dict) else {}
+    found = {f"evaluate.{key}": value for key, value in told.items() if key in only or not only}
+    if isinstance(concept, dict) and not only:
+        found["concept.synonyms"] = concept.get("synonyms")
     return {key: value for key, value in found.items() if value is not None}
 
 
