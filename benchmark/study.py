@@ -51,6 +51,7 @@ ARMS = (*TWO_RATES, "shared", "joint")
 FEW_ARMS = ("dual", "dual_plus", "shared", "joint")
 CONFIRMED = ("dual", "dual_first", "shared")
 WIDTH_ARMS = ("dual", "dual_first", "shared", "joint")
+ROBUST, LEVEL = ("unlearn_diff_atk", "relearning"), "quick"  # what robust-* is attacked by
 KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 SCORES = ("forget_accuracy", *KEPT)
 SEEDS = (0, 1, 2, 3, 4)
@@ -173,7 +174,7 @@ def lean() -> Iterator[None]:
 
 def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
     """One run as a line: its scores and what it was."""
-    from erase.workflow import erase
+    from erase.workflow import attack, erase
 
     name, job = task
     folder = options.runs / name / job.name
@@ -196,6 +197,8 @@ def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
     try:
         with watched() if options.watch else nullcontext([]) as seen:
             erase(config, cache=options.cache)
+        if name.startswith("robust-"):
+            attack(folder, LEVEL, ROBUST)
     except Interrupted:
         raise
     except EraseError as error:
@@ -315,6 +318,7 @@ def choose(options: argparse.Namespace) -> None:
         print(write_matrix("test", method, TEST, SEEDS, tested))
         if method in ("esd", "sfron"):
             print(write_matrix("width", method, TEST, [0], _widths({arm: arms[arm] for arm in WIDTH_ARMS})))
+            print(write_matrix("robust", method, TEST, [0, 1], {arm: arms[arm] for arm in FEW_ARMS}))
             more = {arm: arms[arm] for arm in ("dual", "shared")}
             print(write_matrix("more", method, TEST, range(5, 10), more))
         if method == "esd":
