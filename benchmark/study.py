@@ -162,7 +162,13 @@ def lean() -> Iterator[None]:
 
     before = prepare.load_model, panel.load_judges, reporting.examine, reporting.write_html
     read_model = cache(before[0])
-    prepare.load_model = lambda source, device, *rest: copy.deepcopy(read_model(source, device))  # runs change it
+
+    def fresh(source: str, device: Any, variant: str | None = None, *_: Any) -> Any:
+        model = read_model(source, device, variant)
+        kept = [getattr(model, name) for name in model.tokenizers]  # nothing changes them, and a copy cannot decode
+        return copy.deepcopy(model, {id(tokenizer): tokenizer for tokenizer in kept})
+
+    prepare.load_model = fresh  # of its own, as runs change it
     panel.load_judges = cache(before[1])
     reporting.examine = lambda *rows, **how: Findings([], [], [], [], [])
     reporting.write_html = lambda folder: None
