@@ -96,7 +96,8 @@ def main() -> None:
     print(f"{len(cases)} cases, {subject.steps} steps a picture, expected to take {seconds:.0f} s", flush=True)
     begun = time.perf_counter()
     with originally(subject):
-        before = judged(BEFORE, "before", ATTACKS[BEFORE].run(subject, budget), subject, judges)
+        drawn = [one for one in ATTACKS[BEFORE].run(subject, budget) if one.number <= budget.pictures]  # as the word's
+        before = judged(BEFORE, "before", drawn, subject, judges)
     print("before, without the filter:")
     ceiling, holds, rows = shown(before), [], []
     for name in names:

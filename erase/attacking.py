@@ -69,11 +69,11 @@ def attack_run(
     settings = {arm: _setting(plan, subject, arms[arm]) for arm in ("before", "after")}
     guide = guide_of(panel, plan.judging.judges, subject.request.concepts[0])
     facts = {name: deciding(told) for name, told in panel.facts().items()}
-    sides = {name: facts[name] for name in (reported(panel), guide or reported(panel))}
-    given = [VERSION, asdict(budget), subject.steps, subject.guidance, subject.seed]
+    sides = [(name, facts[name]) for name in (reported(panel), guide or reported(panel))]  # who reports, who picks
+    given = [VERSION, asdict(budget), subject.steps, subject.guidance, subject.seed, sides]
     weights = {arm: setting.model_sha for arm, setting in settings.items()}
     stamp = content_hash([*given, facts, weights, asdict(model.hiding) if model.hiding else None])
-    stamps = {"plan": stamp, "asked": content_hash([*given, sides])}
+    stamps = {"plan": stamp, "asked": content_hash(given)}
     path = folder / runs.ATTACKS
     rows, todo = kept_rows(path, names, stamp, settings["after"].model_sha, on_event)
     if not todo:
@@ -172,7 +172,7 @@ def kept_rows(path: Path, names: Sequence[str], stamp: str, sha: str, on_event: 
         stale |= more
     dropped = sorted(stale & set(plans))
     if dropped:
-        on_event(Warned(text=f"set aside, as they had another budget or model: {', '.join(dropped)}"))
+        on_event(Warned(text=f"set aside, as they had another plan or model: {', '.join(dropped)}"))
     alone = sorted(
         n for n, c in controls.items() if n not in stale and c and c not in todo and c not in set(plans) - stale
     )

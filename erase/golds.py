@@ -10,10 +10,10 @@ from erase import runs, workflow
 from erase.config import Config, load_config, run_folders
 from erase.errors import InputError
 from erase.events import OnEvent, ShouldStop, Warned, ignore, never
+from erase.judged import attacked_config, judged_config
 from erase.judging import check_attacks
-from erase.prepare import stored_config
-from erase.reporting import add_gold, as_judged
-from erase.runtime import file_hash, user_path
+from erase.reporting import add_gold
+from erase.runtime import command, file_hash, user_path
 from erase.scoring import content_hash
 from erase.world.vocabulary import vocabulary_of
 
@@ -51,15 +51,8 @@ def attack(
     A gold's rows lie in its own folder, `attacks.jsonl`. What was attacked before with the same budget is not done
     again. Raises as `evaluate` and `workflow.attack` do.
     """
-    config, _ = _judged(user_path(folder))
-    check_attacks(config, level, names, folder)
-    for name in golds:
-        if run_folders(name) and (seed := _judged(user_path(name))[0].seed) != config.seed:
-            raise InputError(
-                f"--gold {name}: attacks begin from a run's seed, {seed} there and {config.seed} here; name the model "
-                "itself, of which a run with this seed is made"
-            )
-    _, places = _compared(folder, golds, on_event, should_stop, cache)
+    check_attacks(attacked_config(user_path(folder)), level, names, folder)
+    _, places = _compared(folder, golds, on_event, should_stop, cache, attacked=True)
     scores = workflow.attack(folder, level, names, on_event, should_stop)
     for name, place in places.items():
         on_event(Warned(text=f"attacking gold {name}"))
@@ -69,23 +62,23 @@ def attack(
 
 
 def _compared(
-    folder: Path, golds: list[str], on_event: OnEvent, should_stop: ShouldStop, cache: Path | None
+    folder: Path,
+    golds: list[str],
+    on_event: OnEvent,
+    should_stop: ShouldStop,
+    cache: Path | None,
+    *,
+    attacked: bool = False,
 ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """The run's scores, its report rewritten with the gaps, and where each gold's run lies."""
     folder = user_path(folder)
-    config, asked = _judged(folder)
+    config, asked = judged_config(folder)
     names = labels(golds)
-    settings = {name: _settings(folder, config, name) for name in golds}
+    settings = {name: _settings(folder, config, name, attacked) for name in golds}
     places = {names[name]: _placed(folder, name, its, on_event, should_stop) for name, its in settings.items()}
     scores = workflow.evaluate(folder, on_event, should_stop, cache, asked)
     add_gold(folder, places)
     return scores, places
-
-
-def _judged(folder: Path) -> tuple[Config, dict[str, Any]]:
-    """A finished run's configuration with the settings of its last judging, and these by themselves."""
-    asked = as_judged(runs.require_run(folder, finished=True))
-    return stored_config(folder, finished=True, asked=asked), asked
 
 
 def labels(golds: Sequence[str]) -> dict[str, str]:
@@ -105,14 +98,20 @@ def labels(golds: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _settings(folder: Path, config: Config, name: str) -> Config | None:
+def _settings(folder: Path, config: Config, name: str, attacked: bool) -> Config | None:
     """The configuration of the run that a gold's folder is to be made; None for one that is a run already."""
     source = user_path(name)
     if run_folders(name):
-        gold, _ = _judged(source)
+        gold, _ = judged_config(source)
         if gold.method.name != "retrained":
             raise InputError(f"--gold {name}: a run of method {gold.method.name}; name a gold, or a run of retrained")
         _check_run(name, gold, config)
+        if attacked and gold.seed != config.seed:
+            again = command("run", source / runs.CONFIG, "--seed", config.seed)
+            raise InputError(
+                f"--gold {name}: attacks begin from a run's seed, {gold.seed} there and {config.seed} here; "
+                f"make a run of it with this seed: {again}"
+            )
         return None
     world = vocabulary_of(name)
     if world is None:
@@ -147,7 +146,7 @@ def _check_run(name: str, gold: Config, config: Config) -> None:
         raise InputError(f"--gold {name}: is without {', '.join(without)}, and the run erased {', '.join(erased)}")
     if (gold.model, gold.variant) != (config.model, config.variant):
         raise InputError(f"--gold {name}: a run on {gold.model}, and this one is on {config.model}; name one on that")
-    for key in ("prompts", "seeds", "steps", "guidance", "roles", "judges"):
+    for key in ("prompts", "seeds", "steps", "guidance", "roles", "files", "judges"):
         own, its = getattr(config.evaluate, key) or None, getattr(gold.evaluate, key) or None
         if own != its:
             raise InputError(

@@ -45,9 +45,6 @@ from erase.report.schema import (
 from erase.runtime import environment, file_hash
 from erase.scoring import JudgePlan, draw_pairs, judge_run, open_panel, role_notes
 
-# What attacks share with a run's judging: who looks, what there is to see (prompt files name it too), how it is drawn.
-LOOKING = ("judges", "files", "steps", "guidance")
-
 
 def add_gold(folder: Path, golds: dict[str, Path]) -> None:
     """Compare a judged run with gold runs, by the name of each, and rewrite its report with the gaps.
@@ -157,27 +154,6 @@ def add_attacks(folder: Path, sha: str, on_event: OnEvent) -> list[dict[str, Any
     as_json = [asdict(score) for score in found]
     on_event(Scored(scores=as_json))
     return as_json
-
-
-def judged_before(folder: Path) -> bool:
-    """Whether the folder has a report with scores."""
-    return (folder / runs.REPORT).is_file() and bool(read_report(folder / runs.REPORT).scores)
-
-
-def as_judged(folder: Path, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Settings of a run's last judging, by dotted path, which may be others than those that the run began with.
-
-    All, or `only` these of `evaluate`; {} for a run that was not judged.
-    """
-    if not judged_before(folder):
-        return {}
-    config = read_report(folder / runs.REPORT).config
-    asked, concept = config.get("evaluate"), config.get("concept")
-    told = asked if isinstance(asked, dict) else {}
-    found = {f"evaluate.{key}": value for key, value in told.items() if key in only or not only}
-    if isinstance(concept, dict) and not only:
-        found["concept.synonyms"] = concept.get("synonyms")
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def _attack_scores(folder: Path, sha: str) -> list[Score]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erase import __version__, runs
 from erase.attacking import attack_run
-from erase.check import check_judging, check_variant, named_request
+from erase.check import anywhere, check_judging, check_variant, named_request
 from erase.concept import title
 from erase.config import Config, first_model, is_world, run_folders, to_yaml
 from erase.distributed import ALONE, Group
@@ -22,6 +22,7 @@ from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import Arm
 from erase.events import Finished, OnEvent, ShouldStop, Started, Warned, ignore, never
 from erase.export import Erased, plan_export, save
+from erase.judged import attacked_config, judged_before
 from erase.judging import attack_plan, check_attacks, is_judged, judge_plan
 from erase.methods import BASELINES
 from erase.models import hub_id, load_model, model_hash
@@ -42,7 +43,7 @@ from erase.prepare import (
 )
 from erase.report.card import write_card
 from erase.report.html import without_paths
-from erase.reporting import LOOKING, add_attacks, as_judged, assist, judged_before, report_run, rescore_run
+from erase.reporting import add_attacks, assist, report_run, rescore_run
 from erase.runtime import command, output_folder, sweep, user_path, write_png
 from erase.sampling import Shot, sample
 
@@ -214,6 +215,7 @@ def evaluate(
             f"{folder} is a run on {first!r}, which has no judges of its own; name one: "
             f"{command('eval', folder, '--judge', 'clip')}"
         )
+    config = config.model_copy(update={"evaluate": anywhere(config)})  # the report's paths are to hold elsewhere too
     told = check_judging(config, named_request(config))
     cache = None if cache is None else output_folder(user_path(cache))
     device, warnings = stored_device(config, group)
@@ -244,8 +246,7 @@ def attack(
     attacked before with the same budget is not done again. Raises `Interrupted` after a stop: attacks that were
     finished are kept and in the report.
     """
-    looked = as_judged(runs.require_run(folder, finished=True), LOOKING)
-    config = stored_config(folder, finished=True, asked=looked)
+    config = attacked_config(folder)
     check_attacks(config, level, names, folder)
     if not judged_before(folder):
         evaluate(folder, on_event, should_stop)

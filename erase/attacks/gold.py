@@ -18,13 +18,14 @@ def attack_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]]) -> list
     """Of each attack on the run that every gold had alike, the share broken minus the golds' mean, paired by case.
 
     Alike: the same plan, cases, pictures, noise, steps, guidance and judges; what was done otherwise has no gap. Named
-    as the scores are, `attack.<name>`. Raises `InputError` as `check_rows` does.
+    as the scores are, `attack.<name>`. A control that has more pictures than one of its attacks has no gap, as it would
+    stand beside theirs. Raises `InputError` as `check_rows` does.
     """
     for its in (rows, *golds.values()):
         check_rows(its)
-    found = []
+    found, uneven = [], _uneven(rows)
     for name in sorted({row["attack"]["name"] for row in rows if row["arm"] == "after"}):
-        if not golds or not all(attacked_alike(name, rows, its) for its in golds.values()):
+        if name in uneven or not golds or not all(attacked_alike(name, rows, its) for its in golds.values()):
             continue
         own, *broken = (shares_broken(_of(some, name)) for some in (rows, *golds.values()))
         cases = list(own)
@@ -43,6 +44,13 @@ def attacked_alike(name: str, rows: Sequence[Row], others: Sequence[Row]) -> boo
         return False
     asked = {some[0]["attack"].get("asked") for some in (own, its)}
     return len(asked - {None}) < 2
+
+
+def _uneven(rows: Sequence[Row]) -> set[str]:
+    """Controls that have more pictures than an attack which is compared with them."""
+    budgets = {row["attack"]["name"]: row["attack"]["budget"] for row in rows}
+    controls = {row["attack"]["name"]: row["attack"]["control"] for row in rows}
+    return {control for name, control in controls.items() if control in budgets and budgets[control] > budgets[name]}
 
 
 def _of(rows: Sequence[Row], name: str) -> list[Row]:

@@ -20,8 +20,8 @@ from erase.config import load_config
 from erase.errors import InputError, Interrupted
 from erase.evaluation.rows import KEYS
 from erase.events import Event, Expected, Progress, Warned
+from erase.judged import as_judged, attacked_config, judged_config
 from erase.report.schema import read_report
-from erase.reporting import LOOKING, as_judged
 
 TINY = replace(
     LEVELS["quick"], cases=2, pictures=1, steps=1, iterations=1, length=3, population=4, generations=1, examples=1,
@@ -106,16 +106,23 @@ def test_relearning_by_more_doses_than_pictures_has_its_controls(run: Path, monk
     assert workflow.rescore(run)
 
 
-def test_attacks_look_as_the_last_judging_did(run: Path, tmp_path: Path) -> None:
-    """What a prompt file names is part of what a judge chooses from."""
+def test_attacks_look_as_the_last_judging_did(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report's paths hold elsewhere too; the world's judges know its names, so a list that is gone is no loss."""
     own, file = shutil.copytree(run, tmp_path / "cat"), tmp_path / "list.csv"
     file.write_text("prompt\na cat\na cat on red\n")
-    workflow.evaluate(own, asked={"evaluate.files": [str(file)], "evaluate.guidance": 2.0})
-    assert as_judged(own, LOOKING) == {"evaluate.files": [str(file)], "evaluate.steps": 1, "evaluate.guidance": 2.0}
-    assert as_judged(own)["evaluate.prompts"] == 2
+    monkeypatch.chdir(tmp_path)
+    workflow.evaluate(own, asked={"evaluate.files": ["list.csv"], "evaluate.guidance": 2.0})
+    told = as_judged(own)
+    assert (told["evaluate.files"], told["evaluate.guidance"]) == ([f"forget={file}"], 2.0)
     file.unlink()
-    with pytest.raises(InputError, match=r"no prompt file at .*list\.csv"):
-        workflow.attack(own, "quick", ["seed_search"])
+    assert attacked_config(own).evaluate.guidance == 2.0
+    assert workflow.attack(own, "quick", ["concept_inversion"])
+    with pytest.raises(InputError, match=r"no prompt file at .*list\.csv.*; or judge the run without it: erase eval"):
+        judged_config(own)
+    report = json.loads((own / runs.REPORT).read_text())
+    (own / runs.REPORT).write_text(json.dumps(report | {"config": {"evaluate": {"steps": "many"}}}))
+    with pytest.raises(InputError, match=r"report\.json: evaluate is nothing that this version reads; judge the run"):
+        workflow.attack(own, "quick", ["concept_inversion"])
 
 
 def test_what_cannot_be_attacked_is_said_at_once(run: Path, tmp_path: Path, capsys: Any) -> None:

@@ -108,9 +108,9 @@ def test_the_page_says_that_an_excess_below_0_is_no_safety(tmp_path: Path) -> No
 def test_run_and_golds_are_attacked_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     places = {"g0": tmp_path / "g0", "g1": tmp_path / "g1"}
-    monkeypatch.setattr(golds, "_judged", lambda folder: (done.append("read"), {}))
+    monkeypatch.setattr(golds, "attacked_config", lambda folder: done.append("read"))
     monkeypatch.setattr(golds, "check_attacks", lambda config, level, names, folder: done.append("checked"))
-    monkeypatch.setattr(golds, "_compared", lambda *given: (done.append("compared"), places))
+    monkeypatch.setattr(golds, "_compared", lambda *given, attacked: (done.append("compared"), places))
     monkeypatch.setattr(workflow, "attack", lambda folder, level, names, *_: done.append((folder, level, names)) or [1])
     monkeypatch.setattr(golds, "add_gold", lambda folder, found: done.append((folder, found)))
     assert golds.attack(tmp_path, ["x"], "quick", ["p4d"]) == [1]

@@ -14,6 +14,7 @@ ROWS = (
     ("arguments", "terminal"),
     ("batch", "golds"),
     ("workflow", "catalogue"),
+    ("judged",),
     ("prepare",),
     ("judging", "plans"),
     ("check", "erasing", "reporting", "attacking"),
@@ -33,7 +34,7 @@ ROWS = (
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # A configuration object stops at the workflow and those that read it for that; UI and batch make them. Below: numbers.
-MAY_SEE_CONFIG = {"cli", "ui", "batch", "golds", "workflow", "prepare", "plans", "judging", "check", "config"}
+MAY_SEE_CONFIG = {"cli", "ui", "batch", "golds", "workflow", "prepare", "plans", "judging", "judged", "check", "config"}
 PACKAGE = Path(erase.__file__).parent
 
 

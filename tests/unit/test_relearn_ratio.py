@@ -84,6 +84,10 @@ def test_what_says_nothing_is_left_out() -> None:
     assert not relearn_ratios(run, golds), "one of them does"
     bare = [row for row in run if row["attack"]["name"] != "prompt_before"]
     assert not relearn_ratios(bare, {"g0": bare}), "nobody drew what there was to relearn"
+    other = [r | {"steps": 25} if r["attack"]["name"] == "prompt_before" else r for r in run]
+    assert not relearn_ratios(other, {"g0": other}), "it was drawn by another plan"
+    fewer = [r for r in run if (r["attack"]["name"], r["prompt_id"]) != ("prompt_before", "case 00")]
+    assert not relearn_ratios(fewer, {"g0": fewer}), "or of other cases"
     assert not relearn_ratios(run, {"g0": tuned(0.5, 1, 1, pictures=16)}), "attacked otherwise"
     assert not relearn_ratios(run, {"g0": [r for r in run if r["attack"]["name"] == "seed_search"]})
 
@@ -109,6 +113,13 @@ def test_cases_that_agree_leave_an_interval() -> None:
     assert one.low < 0.48 and one.high > 0.52
     (never,) = relearn_ratios(tuned(0, 1, 1), {"g0": tuned(0, 0, 0)})
     assert never.low == 0 and never.high > 15.4 / 40
+
+
+def test_where_golds_seem_to_draw_it_untrained_nothing_bounds_the_ratio() -> None:
+    """Of a goal as low as the doubt of the first dose."""
+    (one,) = relearn_ratios(tuned(0, 0.25, 1, known=0.2), {"g0": tuned(0, 0.5, 1, known=0.2)})
+    assert (one.goal, one.steps, one.gold) == (0.1, 14, 12) and one.ratio == pytest.approx(7 / 6)
+    assert (one.low, one.high) == (0, None)
 
 
 @pytest.mark.parametrize("step", ["9" * 5000 + " steps on 1", "0 steps on 0", "५ steps on 1", "1e3 steps on 1"])
