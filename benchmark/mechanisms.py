@@ -168,14 +168,17 @@ def read(path: Path) -> list[Line]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Markdown: a row a method and setting; medians over runs of each run's median over rounds."""
-    head = ("method", "setting", "runs", "cos(g_f, g_r)", "g_f, last g_f", "g_r, last g_r", "g_f, last g_r",
+    """Markdown: a row a part of the study and setting; medians over runs of each run's median over rounds.
+
+    Parts stay apart: they have other concepts and numbers of seeds, and the last column grows with the latter.
+    """
+    head = ("part", "setting", "runs", "cos(g_f, g_r)", "g_f, last g_f", "g_r, last g_r", "g_f, last g_r",
             "log10 v_f/v_r in round 1", "at the end: 5 %", "50 %", "95 %", "held", "moved",
             "variance / square of the mean")  # fmt: skip
     rows = [head, ("---",) * len(head)]
-    groups = dict.fromkeys((x["method"], x["setting"]) for x in lines)
-    for method, setting in groups:
-        of = [x for x in lines if (x["method"], x["setting"]) == (method, setting)]
+    groups = dict.fromkeys((x["part"], x["setting"]) for x in lines)
+    for part, setting in groups:
+        of = [x for x in lines if (x["part"], x["setting"]) == (part, setting)]
         # `joint` has one gradient a round, so nothing to compare.
         cells = [_mid(of, key, 1) for key in ("cosine", "own_f", "own_r", "cross")] + [_mid(of, "first_second", 2)]
         cells += [
@@ -183,7 +186,7 @@ def table(lines: Sequence[Line]) -> str:
             _mid(of, "held", 1),
             f"{median(x['moved'] for x in of):.3g}",
         ]
-        rows.append((method, f"`{setting}`", str(len(of)), *cells, _spread(of)))
+        rows.append((part, f"`{setting}`", str(len(of)), *cells, _spread(of)))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 

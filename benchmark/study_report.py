@@ -18,16 +18,17 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from study import ARMS, BASE, CHANGES, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
+from study import ARMS, BASE, CHANGES, ROBUST, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
 
 from erase.evaluation.paired import holm
-from erase.evaluation.statistics import Interval, two_level_bootstrap, wilson
+from erase.evaluation.statistics import Interval, proportion, two_level_bootstrap
 from erase.report.words import p_text
 from erase.runtime import write_text
 
 Runs = dict[tuple[str, int], Line]  # (concept, seed) -> run
+Measure = Callable[[Line], float]
+SMALL = 1e-9  # points: what rounding alone may leave of no difference
 MOST_LOST, LEAST_VALID, MOST_LEFT = 0.05, 0.90, 0.10
-RESAMPLES = 4000
 LEAST_FREE = 10  # degrees of freedom; of fewer a deviation's bootstrap says nothing
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "study", "axes.spines.top": False, "axes.spines.right": False}
 COLOURS = dict(zip(ARMS, ("#c2571a", "#d98e5f", "#b3892c", "#8a8a8a", "#7d3b75", "#3b7ea1", "#22506a"), strict=True))
@@ -40,7 +41,13 @@ class Against:
     difference: Interval
     p: float
     above: int  # concepts on which the arm's mean is the larger one
+    equal: int
     concepts: int
+
+    @property
+    def on(self) -> str:
+        """On how many concepts it is the larger one, as people say it."""
+        return f"{self.above} of {self.concepts}" + (f", {self.equal} equal" if self.equal else "")
 
 
 def arms(lines: Sequence[Line], part: str, method: str) -> dict[str, Runs]:
@@ -60,7 +67,7 @@ def by_concept(runs: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
     return found
 
 
-def against(arm: Runs, dual: Runs, measure: Callable[[Line], float] = gap) -> Against | None:
+def against(arm: Runs, dual: Runs, measure: Measure = gap) -> Against | None:
     """None where fewer than three concepts have runs of both.
 
     Interval: bootstrap over concepts and, within them, seeds. p: a t test of the concepts' mean differences against 0,
@@ -73,16 +80,20 @@ def against(arm: Runs, dual: Runs, measure: Callable[[Line], float] = gap) -> Ag
     difference = two_level_bootstrap([(values, [str(i) for i in range(len(values))]) for values in groups.values()])
     means = [mean(values) for values in groups.values()]
     p = 1.0 if len(set(means)) == 1 else float(stats.ttest_1samp(means, 0.0).pvalue)
-    return Against(difference, p, sum(m > 0 for m in means), len(means))
+    above, below = (sum(sign * m > SMALL for m in means) for sign in (1, -1))
+    return Against(difference, p, above, len(means) - above - below, len(means))
 
 
-def within(runs: Runs) -> tuple[float, int]:
-    """Deviation of the gap over seeds within a concept, pooled over concepts, and its degrees of freedom."""
-    groups = [values for values in by_concept({k: gap(v) for k, v in runs.items()}).values() if len(values) > 1]
+def score(name: str) -> Measure:
+    """A score after, in points."""
+    return lambda line: 100 * line["scores"][f"{name}.after"][0]
+
+
+def within(runs: Runs, measure: Measure = gap) -> float:
+    """Deviation over seeds within a concept, pooled over concepts; NaN of one seed a concept."""
+    groups = [values for values in by_concept({k: measure(v) for k, v in runs.items()}).values() if len(values) > 1]
     free = sum(len(values) - 1 for values in groups)
-    if not free:
-        return math.nan, 0
-    return math.sqrt(sum(float(np.var(v, ddof=1)) * (len(v) - 1) for v in groups) / free), free
+    return math.sqrt(sum(float(np.var(v, ddof=1)) * (len(v) - 1) for v in groups) / free) if free else math.nan
 
 
 def sampling(runs: Runs) -> float:
@@ -94,28 +105,36 @@ def sampling(runs: Runs) -> float:
     return 100 / len(SCORES) * math.sqrt(mean(sum(v * (1 - v) / n for v, n in run) for run in scores))
 
 
-def ratio(arm: Runs, dual: Runs) -> tuple[float, float, float] | None:
-    """Pooled deviation of an arm over that of `dual`, with a 95 % interval; None of too few runs.
+def ratio(arm: Runs, dual: Runs, measures: Sequence[Measure] = (gap,)) -> tuple[float, float, float] | None:
+    """Deviation of an arm over that of `dual` with a 95 % interval, the mean over `measures`; None of too few runs.
 
-    Log ratio -+ t times its bootstrap deviation. Seeds are drawn with replacement within each concept and arm; concepts
-    stay, as the claim is about runs.
+    Log ratio -+ t times its jackknife deviation, leaving out the runs of one concept and seed of both arms at a time:
+    runs of one seed share their batches. Concepts stay, as the claim is about runs.
     """
-    pooled, logs, free = [], [], 0
-    for place, runs in enumerate((arm, dual)):
-        groups = [np.array(v) for v in by_concept({k: gap(x) for k, x in runs.items()}).values() if len(v) > 1]
-        sd, more = within(runs)
-        if more < LEAST_FREE or not sd > 0:
-            return None
-        pooled.append(sd)
-        free += more
-        rng = np.random.default_rng([0, place])
-        total = sum(
-            v[rng.integers(len(v), size=(RESAMPLES, len(v)))].var(axis=1, ddof=1) * (len(v) - 1) for v in groups
-        )
-        logs.append(np.log(np.maximum(total, 1e-12)) / 2)
-    value = math.log(pooled[0] / pooled[1])
-    half = float(stats.t.ppf(0.975, free)) * math.sqrt(sum(float(x.var(ddof=1)) for x in logs))
+    shared = sorted(arm.keys() & dual.keys())
+    groups = []
+    for concept in sorted({concept for concept, _ in shared}):
+        keys = [key for key in shared if key[0] == concept]
+        values = np.array([[[m(runs[key]) for m in measures] for key in keys] for runs in (arm, dual)])
+        groups += [values] if len(keys) > 1 else []  # (arm, seed, measure)
+    free = sum(values.shape[1] - 1 for values in groups)
+    if free < LEAST_FREE:
+        return None
+    value = _log_ratio(groups)
+    without = [
+        _log_ratio([*groups[:place], np.delete(values, seed, axis=1), *groups[place + 1 :]])
+        for place, values in enumerate(groups)
+        for seed in range(values.shape[1])
+    ]
+    half = float(stats.t.ppf(0.975, free)) * float(np.std(without)) * math.sqrt(len(without) - 1)
     return math.exp(value), math.exp(value - half), math.exp(value + half)
+
+
+def _log_ratio(groups: Sequence[np.ndarray]) -> float:
+    """Of two arms' deviations, pooled over concepts, mean over measures; `groups` are concepts (arm, seed, measure)."""
+    squares = sum(((v - v.mean(axis=1, keepdims=True)) ** 2).sum(axis=1) for v in groups)
+    first, second = np.sqrt(np.maximum(squares, SMALL)).mean(axis=1)
+    return math.log(first / second)
 
 
 def accepted(line: Line) -> bool:
@@ -173,13 +192,13 @@ def comparison(lines: Sequence[Line]) -> list[str]:
         for arm in (a for a in arms_of(method) if a in found):
             runs = list(found[arm].values())
             scores = [f"{100 * mean(r['scores'][f'{name}.after'][0] for r in runs):.1f}" for name in SCORES]
-            test, sd = tests.get(arm), within(found[arm])[0]
+            test, sd = tests.get(arm), within(found[arm])
             change = _points(test.difference) if test else ""
             times = _times(ratio(found[arm], dual) if test else None)
             rows.append(
                 f"| {method} | `{arm}` | {len(runs)} | {' | '.join(scores)} | {mean(map(gap, runs)):.1f} | {change} "
-                f"| {p_text(adjusted[arm]) if test else ''} | {f'{test.above} of {test.concepts}' if test else ''} "
-                f"| {sd:.1f} | {sampling(found[arm]):.1f} | {times} |"
+                f"| {p_text(adjusted[arm]) if test else ''} | {test.on if test else ''} "
+                f"| {'' if math.isnan(sd) else f'{sd:.1f}'} | {sampling(found[arm]):.1f} | {times} |"
             )
     return rows
 
@@ -192,32 +211,74 @@ def _times(found: tuple[float, float, float] | None) -> str:
     return f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]" if found else ""
 
 
+def apart(lines: Sequence[Line]) -> list[str]:
+    """Every score of each arm minus `dual`'s, in points; p is not adjusted."""
+    names = ("forget", "retain", "neighbour", "cross")
+    rows = [f"| method | arm | runs | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
+    for method in BASE:
+        test, more = arms(lines, "test", method), arms(lines, "more", method)
+        both = {arm: runs | more.get(arm, {}) for arm, runs in test.items()} if "shared" in more else {}
+        for found in (test, {arm: both[arm] for arm in ("dual", "shared") if arm in both}):
+            for arm in (a for a in arms_of(method) if a in found and a != "dual"):
+                tests = [against(found[arm], found["dual"], score(f"{name}_accuracy")) for name in names]
+                cells = [f"{_points(t.difference)}, p {p_text(t.p)}" if t else "" for t in tests]
+                rows.append(f"| {method} | `{arm}` | {len(found[arm])} | {' | '.join(cells)} |")
+    return rows
+
+
 def stability(lines: Sequence[Line]) -> list[str]:
-    """Ten seeds of `dual` and `shared`: pooled deviation over seeds, and the ratio."""
-    rows = ["| method | arm | runs | sd over seeds | over `dual`'s |", "|---|---|---|---|---|"]
+    """Ten seeds of `dual` and `shared`: pooled deviations over seeds, and their ratios.
+
+    Of the gap, and as published: the mean over scores of each score's deviation.
+    """
+    names = [name.removesuffix("_accuracy") for name in SCORES]
+    columns = ("method", "arm", "runs", "gap", "gap − `dual`'s", "p", "sd of the gap", "over `dual`'s",
+               *(f"sd of {name}" for name in names), "mean of these", "over `dual`'s")  # fmt: skip
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    measures = [score(name) for name in SCORES]
     for method in BASE:
         more, test = arms(lines, "more", method), arms(lines, "test", method)
         if not {"dual", "shared"} <= more.keys() & test.keys():
             continue
         both = {arm: test[arm] | more[arm] for arm in ("dual", "shared")}
         for arm, runs in both.items():
-            times = _times(ratio(runs, both["dual"]) if arm != "dual" else None)
-            rows.append(f"| {method} | `{arm}` | {len(runs)} | {within(runs)[0]:.2f} | {times} |")
+            other = arm != "dual"
+            found = against(runs, both["dual"]) if other else None
+            spreads = [within(runs, measure) for measure in measures]
+            cells = [
+                f"{mean(map(gap, runs.values())):.1f}",
+                _points(found.difference) if found else "",
+                p_text(found.p) if found else "",
+                f"{within(runs):.2f}",
+                _times(ratio(runs, both["dual"]) if other else None),
+                *(f"{sd:.1f}" for sd in spreads),
+                f"{mean(spreads):.2f}",
+                _times(ratio(runs, both["dual"], measures) if other else None),
+            ]
+            rows.append(f"| {method} | `{arm}` | {len(runs)} | {' | '.join(cells)} |")
     return rows
 
 
 def width(lines: Sequence[Line]) -> list[str]:
-    """Share of settings around the chosen one that are accepted, and against `dual`'s on the same concepts."""
-    rows = ["| method | arm | accepted | of | share | − `dual`'s, points |", "|---|---|---|---|---|---|"]
-    for method in BASE:
-        found = {arm: moved for arm in WIDTH_ARMS if (moved := _moved(lines, method, arm))}
+    """Share of settings around the chosen one that are accepted, and against `dual`'s on the same concepts.
+
+    Beside it the gap at a quarter of the retain weight, at the chosen and at four times it.
+    """
+    weights = [name for name, (what, _) in CHANGES.items() if what == "weight"]
+    columns = ("method", "arm", "accepted", "of", "share", "− `dual`'s, points", "gap at weight 1/4", "1", "4")
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for method in (m for m in BASE if _whole(lines, m)):
+        found = {arm: _moved(lines, method, arm) for arm in WIDTH_ARMS}
         for arm, runs in found.items():
-            hits = sum(map(accepted, runs.values()))
-            share = wilson(hits, len(runs))
-            test = against(runs, found.get("dual", {}), _accepted) if arm != "dual" else None
+            hits = [accepted(run) for run in runs.values()]
+            share = proportion(hits, [concept for concept, _ in runs])
+            test = against(runs, found["dual"], _accepted) if arm != "dual" else None
+            places = [1 + list(CHANGES).index(weights[0]), 0, 1 + list(CHANGES).index(weights[1])]
+            gaps = [mean(gap(run) for (_, place), run in runs.items() if place == at) for at in places]
             rows.append(
-                f"| {method} | `{arm}` | {hits} | {len(runs)} | {share.value:.0%} [{share.low:.0%}, {share.high:.0%}] "
-                f"| {_points(test.difference) if test else ''} |"
+                f"| {method} | `{arm}` | {sum(hits)} | {len(runs)} | {share.value:.0%} [{share.low:.0%}, "
+                f"{share.high:.0%}] | {_points(test.difference) if test else ''} "
+                f"| {' | '.join(f'{value:.1f}' for value in gaps)} |"
             )
     return rows
 
@@ -244,35 +305,61 @@ def _accepted(line: Line) -> float:
 
 def confirmation(lines: Sequence[Line]) -> list[str]:
     """On concepts that no choice has seen: accepted runs, what is left and kept, the gap, each against `dual`."""
-    measures: dict[str, Callable[[Line], float]] = {"accepted": _accepted, "gap": gap}
+    measures: dict[str, Measure] = {"accepted": _accepted, "gap": gap}
     for name in ("forget", "retain", "neighbour"):
-        measures[name] = lambda line, name=name: 100 * line["scores"][f"{name}_accuracy.after"][0]
+        measures[name] = score(f"{name}_accuracy")
     rows = ["| method | arm | runs | measure | mean | − `dual`'s | p | above on |", "|---|---|---|---|---|---|---|---|"]
     for method in BASE:
         found = arms(lines, "confirm", method)
         for arm, runs in found.items():
             for name, measure in measures.items():
                 test = against(runs, found.get("dual", {}), measure) if arm != "dual" else None
-                said = (
-                    f"{_points(test.difference)} | {p_text(test.p)} | {test.above} of {test.concepts}"
-                    if test
-                    else "| |"
-                )
+                said = f"{_points(test.difference)} | {p_text(test.p)} | {test.on}" if test else "| |"
                 rows.append(
                     f"| {method} | `{arm}` | {len(runs)} | {name} | {mean(map(measure, runs.values())):.1f} | {said} |"
                 )
     return rows
 
 
+def robustness(lines: Sequence[Line]) -> list[str]:
+    """Share of cases that each attack breaks, against `dual`'s, with the excess over its control and what is left."""
+    columns = ("method", "arm", "runs", "left", "attack", "broken", "− `dual`'s", "p (Holm)", "excess over control")
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for method in BASE:
+        found = arms(lines, "robust", method)
+        tests = {
+            (arm, attack): against(runs, found.get("dual", {}), score(f"attack.{attack}"))
+            for arm, runs in found.items()
+            for attack in ROBUST
+            if arm != "dual"
+        }
+        adjusted = holm({f"{arm} {attack}": test.p for (arm, attack), test in tests.items() if test})
+        for arm, runs in found.items():
+            left = mean(map(score("forget_accuracy"), runs.values()))
+            for attack in ROBUST:
+                test = tests.get((arm, attack))
+                broken, excess = (mean(map(score(f"attack.{attack}{end}"), runs.values())) for end in ("", ".excess"))
+                said = f"{_points(test.difference)} | {p_text(adjusted[f'{arm} {attack}'])}" if test else " | "
+                what = f"{method} | `{arm}` | {len(runs)} | {left:.1f} | {attack}"
+                rows.append(f"| {what} | {broken:.1f} | {said} | {excess:+.1f} |")
+    return rows
+
+
 def masks(lines: Sequence[Line]) -> list[str]:
     """Without the mask against with it, same concepts and seeds."""
-    rows = ["| method | arm | pairs | gap without − with |", "|---|---|---|---|"]
+    columns = ("method", "arm", "pairs", "gap without − with", "p (Holm)", "left without − with")
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method in BASE:
         bare, masked = arms(lines, "masks", method), arms(lines, "test", method)
-        for name, runs in bare.items():
-            arm = name.removesuffix("-bare")
-            if found := against(runs, masked.get(arm, {})):
-                rows.append(f"| {method} | `{arm}` | {found.difference.n} | {_points(found.difference)} |")
+        both = {name.removesuffix("-bare"): runs for name, runs in bare.items()}
+        tests = {arm: test for arm, runs in both.items() if (test := against(runs, masked.get(arm, {})))}
+        adjusted = holm({arm: test.p for arm, test in tests.items()})
+        for arm, test in tests.items():
+            left = against(both[arm], masked[arm], score("forget_accuracy"))
+            rows.append(
+                f"| {method} | `{arm}` | {test.difference.n} | {_points(test.difference)} | {p_text(adjusted[arm])} "
+                f"| {_points(left.difference) if left else ''} |"
+            )
     return rows
 
 
@@ -338,10 +425,12 @@ def main() -> None:
     parts = {
         "Tuning": tuning(read(options.tuning)),
         "Arms": comparison(lines),
+        "Scores apart": apart(lines),
         "Ten seeds": stability(lines),
         "Width": width(lines),
         "Confirmation": confirmation(lines),
         "Masks": masks(lines),
+        "Robustness": robustness(lines),
     }
     text = "# The study's tables\n\nMade by `benchmark/study_report.py`; what they mean: [study.md](../study.md).\n"
     for title, rows in parts.items():

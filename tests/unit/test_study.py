@@ -120,17 +120,34 @@ def test_an_arm_is_compared_on_the_runs_that_both_have(report):
     assert report.against(found["shared"], few) is None
 
 
-def test_widths_are_compared_on_the_concepts_that_both_have(report):
-    """`dual` is accepted at its chosen setting alone, `shared` also at twice its rates, on one concept more."""
-    concepts = {"cat": [0.0], "rocket": [0.0], "pixel art": [0.0]}
-    lines = [*runs(report, "dual", concepts), *runs(report, "shared", concepts | {"strawberry": [0.0]})]
-    for arm, left, more in (("dual", 20.0, {}), ("shared", 0.0, {"strawberry": [0.0]})):
-        moved = {c: [left] for c in concepts} | more
-        lines += [x | {"setting": f"{arm}-rate-2"} for x in runs(report, arm, moved, part="width")]
+def test_widths_are_compared_once_every_setting_is_there(report):
+    """`dual` is accepted at its chosen setting alone, the others at all; a concept that lacks one would weigh less."""
+    concepts, lines = {concept: [0.0] for concept in report.TEST}, []
+    for arm in report.WIDTH_ARMS:
+        lines += runs(report, arm, concepts)
+        moved = {concept: [20.0 if arm == "dual" else 0.0] for concept in concepts}
+        for name in report.CHANGES:
+            lines += [x | {"setting": f"{arm}-{name}"} for x in runs(report, arm, moved, part="width")]
     table = report.width(lines)
-    assert table[2].startswith("| esd | `dual` | 3 | 6 | 50%") and table[2].endswith("|  |")
-    assert table[3].startswith("| esd | `shared` | 8 | 8 | 100%") and "| +50.0 [" in table[3]
-    assert len(table) == 4
+    assert table[2].startswith("| esd | `dual` | 5 | 35 | 14% [") and table[2].endswith("|  | 20.0 | 0.0 | 20.0 |")
+    assert [row.split(" | ")[1:5] for row in table[3:]] == [
+        [f"`{arm}`", "35", "35", row.split(" | ")[4]] for arm, row in zip(report.WIDTH_ARMS[1:], table[3:], strict=True)
+    ]
+    assert all("| +85.7 [" in row for row in table[3:])
+    assert report.width(lines[:-1]) == table[:2]
+
+
+def test_robustness_is_what_attacks_break_beside_dual(report):
+    cells = {"attack.relearning.after": 0.5, "attack.unlearn_diff_atk.after": 0.25}
+    cells |= {f"{name.removesuffix('.after')}.excess.after": value / 2 for name, value in cells.items()}
+
+    def attacked(arm, more):
+        lines = runs(report, arm, {"cat": [0.0], "rocket": [1.0], "pixel art": [2.0]}, part="robust")
+        return [x | {"scores": x["scores"] | {n: [v + more, 8] for n, v in cells.items()}} for x in lines]
+
+    rows = report.robustness(attacked("dual", 0.0) + attacked("shared", 0.25))[2:]
+    assert "| `dual` | 3 | 5.0 | relearning | 50.0 |  |  | +25.0 |" in rows[1]
+    assert "| `shared` | 3 | 5.0 | unlearn_diff_atk | 50.0 | +25.0 [" in rows[2]
 
 
 def test_confirmation_counts_accepted_runs_against_dual(report):
@@ -145,23 +162,36 @@ def test_confirmation_counts_accepted_runs_against_dual(report):
 
 def test_deviation_is_that_within_concepts(report):
     few = report.arms(runs(report, "dual", {"cat": [1.0, 3.0], "rocket": [11.0, 13.0]}), "test", "esd")["dual"]
-    assert report.within(few) == (pytest.approx(2**0.5), 2)
+    assert report.within(few) == pytest.approx(2**0.5)
     assert report.ratio(few, few) is None
-    gaps = {"cat": [1.0, 3.0] * 3, "rocket": [11.0, 13.0] * 3}
+    gaps = {"cat": [1.0, 3.0, 2.0, 6.0, 1.0, 4.0], "rocket": [11.0, 13.0, 12.0, 16.0, 11.0, 14.0]}
     far = report.arms(runs(report, "dual", gaps), "test", "esd")["dual"]
-    apart = {concept: [4 * gap for gap in found] for concept, found in gaps.items()}
+    apart = {concept: [4 * gap for gap in reversed(found)] for concept, found in gaps.items()}
     wide = report.arms(runs(report, "shared", apart), "test", "esd")["shared"]
     value, low, high = report.ratio(wide, far)
     assert value == pytest.approx(4.0)
     assert low < value < high
+    same = report.arms(
+        runs(report, "shared", {c: [4 * gap for gap in found] for c, found in gaps.items()}), "test", "esd"
+    )
+    assert report.ratio(same["shared"], far) == pytest.approx((4, 4, 4)), "what runs of one seed share is no doubt"
+    both = report.ratio(wide, far, [report.gap, report.gap])
+    assert both == pytest.approx((value, low, high)), "the mean of two that are one"
 
 
-def test_ratios_cover_the_truth(report):
-    """The interval of a ratio of two equal deviations holds 1 in about 95 % of studies of this size."""
+@pytest.mark.parametrize("common", [0.0, 0.8])
+def test_ratios_cover_the_truth(report, common):
+    """The interval of a ratio of two equal deviations holds 1 in about 95 % of studies of this size, whatever part of
+    a run's luck both arms share."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(200):
+        luck = {concept: rng.normal(0, common**0.5, 5) for concept in report.TEST}
         one, two = (
-            report.arms(runs(report, arm, {c: list(rng.normal(10, 1, 5)) for c in report.TEST}), "test", "esd")[arm]
+            report.arms(
+                runs(report, arm, {c: list(10 + luck[c] + rng.normal(0, (1 - common) ** 0.5, 5)) for c in report.TEST}),
+                "test",
+                "esd",
+            )[arm]
             for arm in ("dual", "shared")
         )
         _, low, high = report.ratio(two, one)
