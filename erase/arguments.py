@@ -145,8 +145,8 @@ def _add_run_and_check(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     for made in (run, check):
         made.add_argument("config", nargs="?", type=user_path, help="a YAML file; flags and --set override it")
-        for name, (_, text) in SHORT.items():
-            made.add_argument(f"--{name}", metavar=name[0].upper(), action=_action(name), help=text)
+        for name in SHORT:
+            _add_short(made, name)
         made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, by its path")
 
 
@@ -172,7 +172,7 @@ def _add_eval_and_export(command: Callable[..., argparse.ArgumentParser]) -> Non
     )
     made.add_argument("runs", metavar="RUN", nargs="+", type=user_path, help="a run folder, or several")
     for name in JUDGING:
-        made.add_argument(f"--{name}", metavar=name[0].upper(), action=_action(name), help=SHORT[name][1])
+        _add_short(made, name)
     made.add_argument("--rows", action="store_true", help="draw nothing; compute scores again from rows.jsonl")
     _add_cache(made)
     made.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -316,6 +316,13 @@ def _add_attacks(made: argparse.ArgumentParser) -> None:
         default=[],
         help="only this attack (see `erase list attacks`); may be given several times",
     )
+
+
+def _add_short(made: argparse.ArgumentParser, name: str) -> None:
+    """A flag that is short for a setting; errors name the setting, so the help does where the words differ."""
+    path, text = SHORT[name]
+    told = text if name == path.rpartition(".")[2] else f"{text} ({path})"
+    made.add_argument(f"--{name}", metavar=name[0].upper(), action=_action(name), help=told)
 
 
 def _action(name: str) -> str:

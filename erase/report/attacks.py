@@ -44,7 +44,7 @@ that what an attack teaches is not taken for what was left.{% endif %}</p>
 <td class="n" data-label="cases">{{ row.n }}</td></tr>{% endfor %}</tbody></table>
 {% for line in floors %}<p>{{ line }}</p>{% endfor %}
 {% if relearned %}<h3>How fast it is relearned</h3><p class="soft small">Training steps until half as many cases are
-broken as the original draws, on straight lines between the doses; the ratio to the mean curve of {{ golds }} with its
+broken as by the original, on straight lines between the doses; the ratio to the mean curve of {{ golds }} with its
 95 % interval over cases. 1: as if never known; below 1: something was left.</p>
 <table class="scores"><thead><tr><th>Trained on</th><th>Ratio</th><th>Steps here</th><th>Steps, gold</th>
 <th>Cases</th></tr></thead><tbody>{% for row in relearned %}<tr><th scope="row">{{ row.what }}</th>
