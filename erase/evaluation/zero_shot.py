@@ -8,8 +8,9 @@ nothing stand among them: noise is not to be called a cat because all other name
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from erase.errors import InputError, first_line, printable
 from erase.evaluation.judge import NONE, JudgeSpec, Sight
 from erase.runtime import file_hash
 
+MOST_SEEN = 20_000  # pictures whose embeddings are kept, 3 KiB each
 MODEL, PRETRAINED = "ViT-B-32", "openai"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SENTENCES: dict[str, tuple[str, ...]] = {
@@ -41,7 +43,10 @@ BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class ZeroShot:
-    """A loaded CLIP. `names[kind]` are the names that it chooses from, `embedded[kind]` (names + nothing, D)."""
+    """A loaded CLIP. `names[kind]` are the names that it chooses from, `embedded[kind]` (names + nothing, D).
+
+    `seen` has the embeddings of pictures by their pixels: a distance asks for those that were judged.
+    """
 
     name: str
     facts: dict[str, Any]
@@ -51,6 +56,7 @@ class ZeroShot:
     names: Mapping[str, Sequence[str]]
     embedded: Mapping[str, Tensor]
     device: torch.device
+    seen: dict[bytes, np.ndarray] = field(default_factory=dict)
 
     @torch.inference_mode()
     def look(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Sight]:
@@ -58,20 +64,27 @@ class ZeroShot:
         found: list[Sight] = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
-            drawn = self._seen(part)
+            drawn = self._embedded(part)
             read = _read(self.model, self.tokenize, prompts[start : start + BATCH], self.device)
             similar = (drawn * read).sum(-1).tolist()
-            answers = self._answers(drawn)
-            found += [Sight(answers[i], similar[i], drawn[i].cpu().numpy()) for i in range(len(part))]
+            answers, embeddings = self._answers(drawn), drawn.cpu().numpy()
+            found += [Sight(answers[i], similar[i], embeddings[i]) for i in range(len(part))]
+            if len(self.seen) < MOST_SEEN:
+                self.seen.update(zip(map(_pixels, part), embeddings, strict=True))
         return found
 
     @torch.inference_mode()
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Embeddings of pictures, uint8 (H, W, 3), each of length 1: (N, D)."""
-        parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
-        return torch.cat([self._seen(part).cpu() for part in parts]).numpy()
+        keys = list(map(_pixels, images))
+        new = list({key: image for key, image in zip(keys, images, strict=True) if key not in self.seen}.items())
+        found = dict(self.seen)
+        for start in range(0, len(new), BATCH):
+            some, pictures = zip(*new[start : start + BATCH], strict=True)
+            found.update(zip(some, self._embedded(pictures).cpu().numpy(), strict=True))
+        return np.stack([found[key] for key in keys])
 
-    def _seen(self, images: Sequence[np.ndarray]) -> Tensor:
+    def _embedded(self, images: Sequence[np.ndarray]) -> Tensor:
         pixels = torch.stack([self.prepare(Image.fromarray(image)) for image in images]).to(self.device)
         return F.normalize(self.model.encode_image(pixels).float(), dim=-1)
 
@@ -88,6 +101,11 @@ class ZeroShot:
         for entry in found:
             entry["abstain"] = all(entry[kind] == NONE for kind in self.embedded)
         return found
+
+
+def _pixels(image: np.ndarray) -> bytes:
+    """What tells a picture from others, its size too."""
+    return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
 
 
 def load_zero_shot(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: torch.device) -> ZeroShot:

@@ -78,6 +78,11 @@ def test_clip_from_a_folder_sees_what_the_worlds_judge_sees(pictures: list[np.nd
         assert sight.clip_score == pytest.approx(look["clip_score"], abs=1e-5)
         assert sight.answer["object"] in (*NAMES["object"], "none")
         assert 0 < sight.answer["object_prob"] <= 1 and sight.answer["abstain"] == (sight.answer["object"] == "none")
+    assert np.array_equal(judge.embed(pictures), np.stack([sight.embedding for sight in sights])), "they are kept"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge.model, "encode_image", lambda pixels: pytest.fail("embedded twice"))
+        judge.embed(pictures)
+    judge.seen.clear()
     assert np.allclose(judge.embed(pictures), np.stack([sight.embedding for sight in sights]), atol=1e-6)
     assert isinstance(judge, Embeds) and not isinstance(load_judges(), Embeds)
     file = clip_folder / "open_clip_model.safetensors"
