@@ -49,7 +49,9 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.gold and launched() != ALONE:
         raise InputError("--gold compares in one process; start it alone, without a launcher")
     if options.gold and (options.rows or asked or len(options.runs) > 1):
-        raise InputError("--gold compares one run, judged by its own settings; leave out the other runs and flags")
+        raise InputError(
+            "--gold compares one run, as it was judged last; leave out the other runs and flags, or judge it so first"
+        )
     if len(options.runs) > 1:
         _check_runs(options.runs, options.rows)
     if options.attacks:

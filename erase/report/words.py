@@ -65,7 +65,7 @@ def lead(report: Report) -> list[str]:
     first = " ".join(
         [
             f"Asked for {it}, the model drew {it} in {show(before)} of {before.n} pictures before and in {show(after)} "
-            f"after (95 % interval {spread(after)}).",
+            f"after (95{NARROW}% interval {spread(after)}).",
             *_most_left(report),
             *_earlier(report),
         ]
