@@ -74,7 +74,7 @@ def _compared(
     folder = user_path(folder)
     config, asked = judged_config(folder)
     names = labels(golds)
-    settings = {name: _settings(folder, config, name, attacked) for name in golds}
+    settings = {name: _settings(folder, config, name, attacked=attacked) for name in golds}
     places = {names[name]: _placed(folder, name, its, on_event, should_stop) for name, its in settings.items()}
     scores = workflow.evaluate(folder, on_event, should_stop, cache, asked)
     add_gold(folder, places)
@@ -98,8 +98,11 @@ def labels(golds: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _settings(folder: Path, config: Config, name: str, attacked: bool) -> Config | None:
-    """The configuration of the run that a gold's folder is to be made; None for one that is a run already."""
+def _settings(folder: Path, config: Config, name: str, *, attacked: bool = False) -> Config | None:
+    """The configuration of the run that a gold's folder is to be made; None for one that is a run already.
+
+    One that is to be `attacked` must have the run's seed, from which attacks begin.
+    """
     source = user_path(name)
     if run_folders(name):
         gold, _ = judged_config(source)

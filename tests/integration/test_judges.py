@@ -464,7 +464,8 @@ def test_a_run_is_judged_again_by_other_judges_and_from_anywhere(
     with pytest.raises(InputError, match="has no judges of its own; name one: erase eval"):
         workflow.evaluate(folder, asked={"evaluate.judges": None})
 
-    monkeypatch.setitem(LEVELS, "quick", replace(LEVELS["quick"], cases=1, pictures=1, steps=1))
+    one = replace(LEVELS["quick"], cases=1, pictures=1, steps=1, relearn_pictures=(1,), relearn_steps=(1,))
+    monkeypatch.setitem(LEVELS, "quick", one)
     events.clear()
     workflow.attack(folder, "quick", ["seed_search"], events.append)
     (row,) = read_attacks(folder / runs.ATTACKS)
