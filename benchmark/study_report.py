@@ -364,8 +364,9 @@ def masks(lines: Sequence[Line]) -> list[str]:
 
 
 def dots(lines: Sequence[Line]) -> Figure:
-    """Every run's gap, a row an arm, a column a method; the bar is the mean."""
-    shown = [m for m in BASE if arms(lines, "test", m)]
+    """Every run's gap, a row an arm, a column a method that had every concept; the bar is the mean."""
+    tested = {m: {concept for runs in arms(lines, "test", m).values() for concept, _ in runs} for m in BASE}
+    shown = [m for m in BASE if len(tested[m]) == len(TEST)]
     marks = dict(zip(TEST, "osD^v", strict=True))
     figure = Figure(figsize=(3.1 * len(shown) + 1.2, 3.6), layout="constrained")
     for place, method in enumerate(shown):
