@@ -8,7 +8,6 @@ nothing stand among them: noise is not to be called a cat because all other name
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from erase.concept import phrase
 from erase.errors import InputError, first_line, printable
 from erase.evaluation.judge import NONE, JudgeSpec, Sight
+from erase.evaluation.rows import image_sha
 from erase.runtime import file_hash
 
 MOST_SEEN = 20_000  # pictures whose embeddings are kept, 3 KiB each
@@ -56,7 +56,7 @@ class ZeroShot:
     names: Mapping[str, Sequence[str]]
     embedded: Mapping[str, Tensor]
     device: torch.device
-    seen: dict[bytes, np.ndarray] = field(default_factory=dict)
+    seen: dict[str, np.ndarray] = field(default_factory=dict)
 
     @torch.inference_mode()
     def look(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> list[Sight]:
@@ -70,13 +70,13 @@ class ZeroShot:
             answers, embeddings = self._answers(drawn), drawn.cpu().numpy()
             found += [Sight(answers[i], similar[i], embeddings[i]) for i in range(len(part))]
             if len(self.seen) < MOST_SEEN:
-                self.seen.update(zip(map(_pixels, part), embeddings, strict=True))
+                self.seen.update(zip(map(image_sha, part), embeddings, strict=True))
         return found
 
     @torch.inference_mode()
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Embeddings of pictures, uint8 (H, W, 3), each of length 1: (N, D)."""
-        keys = list(map(_pixels, images))
+        keys = list(map(image_sha, images))
         new = list({key: image for key, image in zip(keys, images, strict=True) if key not in self.seen}.items())
         found = dict(self.seen)
         for start in range(0, len(new), BATCH):
@@ -101,11 +101,6 @@ class ZeroShot:
         for entry in found:
             entry["abstain"] = all(entry[kind] == NONE for kind in self.embedded)
         return found
-
-
-def _pixels(image: np.ndarray) -> bytes:
-    """What tells a picture from others, its size too."""
-    return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
 
 
 def load_zero_shot(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: torch.device) -> ZeroShot:
