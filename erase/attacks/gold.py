@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from erase.attacks.scores import check_rows, shares_broken, sides
+from erase.attacks.scores import check_rows, made_from, rows_of, shares_broken, sides
 from erase.evaluation.gold import Gap, gap_of
 from erase.evaluation.rows import Row
 
@@ -27,7 +27,7 @@ def attack_gaps(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]]) -> list
     for name in sorted({row["attack"]["name"] for row in rows if row["arm"] == "after"}):
         if name in uneven or not golds or not all(attacked_alike(name, rows, its) for its in golds.values()):
             continue
-        own, *broken = (shares_broken(_of(some, name)) for some in (rows, *golds.values()))
+        own, *broken = (shares_broken(rows_of(some, name)) for some in (rows, *golds.values()))
         cases = list(own)
         values = [[its[case] for case in cases] for its in broken]
         found.append(gap_of(f"attack.{name}", list(own.values()), values, cases, shares=True))
@@ -39,8 +39,8 @@ def attacked_alike(name: str, rows: Sequence[Row], others: Sequence[Row]) -> boo
 
     Rows say by `asked` how they were made; those from before it are told by the rest.
     """
-    own, its = _of(rows, name), _of(others, name)
-    if not own or not its or _made_from(own) != _made_from(its):
+    own, its = rows_of(rows, name), rows_of(others, name)
+    if not own or not its or made_from(own) != made_from(its) or sides(own) != sides(its):
         return False
     asked = {some[0]["attack"].get("asked") for some in (own, its)}
     return len(asked - {None}) < 2
@@ -51,13 +51,3 @@ def _uneven(rows: Sequence[Row]) -> set[str]:
     budgets = {row["attack"]["name"]: row["attack"]["budget"] for row in rows}
     controls = {row["attack"]["name"]: row["attack"]["control"] for row in rows}
     return {control for name, control in controls.items() if control in budgets and budgets[control] > budgets[name]}
-
-
-def _of(rows: Sequence[Row], name: str) -> list[Row]:
-    return [row for row in rows if row["attack"]["name"] == name]
-
-
-def _made_from(rows: Sequence[Row]) -> object:
-    keys = "prompt_id", "noise_hash", "steps", "cfg"
-    pictures = sorted((r["attack"]["n_tried"], r["attack"]["step"], *(r[key] for key in keys)) for r in rows)
-    return pictures, sides(rows)

@@ -20,7 +20,7 @@ from statistics import mean
 import numpy as np
 
 from erase.attacks.gold import attacked_alike
-from erase.attacks.scores import check_rows, is_broken
+from erase.attacks.scores import check_rows, is_broken, rows_of
 from erase.evaluation.rows import Row
 
 GOAL, DRAWS = 0.5, 2000
@@ -76,7 +76,7 @@ def relearn_ratios(rows: Sequence[Row], golds: Mapping[str, Sequence[Row]]) -> l
 
 def _of_one_plan(rows: Sequence[Row]) -> bool:
     """Whether all that is needed is there and was drawn of the same cases, under one plan."""
-    found = [[row for row in rows if row["attack"]["name"] == name] for name in NEEDED]
+    found = [rows_of(rows, name) for name in NEEDED]
     made = {(r["steps"], r["cfg"], r["attack"].get("asked")) for of in found for r in of}
     return len(made) == 1 and len({frozenset(row["prompt_id"] for row in of) for of in found}) == 1
 

@@ -123,6 +123,19 @@ def _fault(row: Row) -> str:
     return "" if known else f"judge {guide} gives no probability"
 
 
+def rows_of(rows: Sequence[Row], name: str) -> list[Row]:
+    """The rows of one attack."""
+    return [row for row in rows if row["attack"]["name"] == name]
+
+
+def made_from(rows: Sequence[Row]) -> list[tuple[object, ...]]:
+    """Of each picture all but the weights that made it, in an order of its own: equal where two attacks drew alike."""
+    keys = "noise_hash", "steps", "cfg"
+    return sorted(
+        (r["prompt_id"], r["attack"]["n_tried"], str(r["attack"]["step"]), *(str(r[key]) for key in keys)) for r in rows
+    )
+
+
 def sides(rows: Sequence[Row]) -> tuple[str, str]:
     """The judge that picks and the one that reports: of the world's `patch` and `conv`.
 
@@ -167,7 +180,7 @@ def outcomes(rows: Sequence[Row]) -> list[Outcome]:
     """
     check_rows(rows)
     names = sorted({row["attack"]["name"] for row in rows})
-    cases = {name: _cases([row for row in rows if row["attack"]["name"] == name]) for name in names}
+    cases = {name: _cases(rows_of(rows, name)) for name in names}
     found = [_outcome(name, cases) for name in names]
     adjusted = holm({one.name: one.p for one in found if one.p is not None})
     return [replace(one, p_holm=adjusted.get(one.name)) for one in found]
@@ -236,9 +249,9 @@ def by_dose(rows: Sequence[Row], name: str) -> list[Dose]:
 
     Paired where the control has as many pictures of the same step, so that both had the same start or the same noise.
     """
-    own = sorted((r for r in rows if r["attack"]["name"] == name), key=lambda r: r["attack"]["n_tried"])
+    own = sorted(rows_of(rows, name), key=lambda r: r["attack"]["n_tried"])
     control = own[0]["attack"]["control"] if own else None
-    other = [r for r in rows if control and r["attack"]["name"] == control]
+    other = rows_of(rows, control) if control else []
     found = []
     for step in dict.fromkeys(row["attack"]["step"] for row in own):
         ours, theirs = (_cases([r for r in part if r["attack"]["step"] == step]) for part in (own, other))

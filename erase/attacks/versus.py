@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from erase.attacks.scores import DOSED, Outcome, broken_units, outcomes, sides
+from erase.attacks.scores import DOSED, Outcome, broken_units, made_from, outcomes, rows_of, sides
 from erase.evaluation.metrics import Change
 from erase.evaluation.paired import holm, mcnemar, paired_difference, sign_flip
 from erase.evaluation.rows import Row
@@ -47,7 +47,7 @@ def attack_versus(
             refused[name] = [("", fault)]
             continue
         for attack in shared:
-            own, its = _of(first.rows, attack), _of(other.rows, attack)
+            own, its = rows_of(first.rows, attack), rows_of(other.rows, attack)
             fault = _unlike(own, its)
             if fault:
                 refused.setdefault(name, []).append((attack, fault))
@@ -57,10 +57,6 @@ def attack_versus(
     return {
         name: [replace(d, p_holm=adjusted[f"{name}\n{d.name}"]) for d in given] for name, given in found.items()
     }, refused
-
-
-def _of(rows: Sequence[Row], name: str) -> list[Row]:
-    return [row for row in rows if row["attack"]["name"] == name]
 
 
 def _unlike_runs(first: Attacked, other: Attacked) -> str:
@@ -92,13 +88,8 @@ def _unlike(own: Sequence[Row], its: Sequence[Row]) -> str:
         return f"was judged by {' and '.join(sides(its))}, not by {' and '.join(sides(own))}"
     if "asked" in ours and "asked" in theirs and ours["asked"] != theirs["asked"]:
         return "was done by another plan: other steps, seed, judges or version; attack both again"
-    alike = _made_from(own) == _made_from(its) and broken_units(own).keys() == broken_units(its).keys()
+    alike = made_from(own) == made_from(its) and broken_units(own).keys() == broken_units(its).keys()
     return "" if alike else "had other cases, doses, steps or noise; attack both by the same settings"
-
-
-def _made_from(rows: Sequence[Row]) -> list[tuple[object, ...]]:
-    keys = ("noise_hash", "steps", "cfg")
-    return sorted((r["prompt_id"], r["attack"]["n_tried"], *(str(r[key]) for key in keys)) for r in rows)
 
 
 def _difference(name: str, own: Sequence[Row], its: Sequence[Row]) -> Change:

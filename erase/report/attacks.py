@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from erase import runs
 from erase.attacks.audit import ALONE, OWN
 from erase.attacks.rows import read_attacks
-from erase.attacks.scores import Dose, Outcome, by_dose, is_broken, outcomes, picked
+from erase.attacks.scores import Dose, Outcome, by_dose, is_broken, outcomes, picked, rows_of
 from erase.attacks.table import ATTACKS
 from erase.errors import InputError, printable
 from erase.evaluation.rows import Row
@@ -179,7 +179,7 @@ def _words(rows: Sequence[Row]) -> list[str]:
     """The audits' finds by both judges, the original's number beside them; the concept's own words apart."""
     found = []
     for name, what in (("audit_words", "tokens"), ("audit_pairs", "pairs of tokens")):
-        own = [row for row in rows if row["attack"]["name"] == name]
+        own = rows_of(rows, name)
         before = {r["prompt_id"]: is_broken([r]) for r in rows if r["attack"]["name"] == f"{name}_before"}
         parts = []
         for step, which in ((ALONE, what), (OWN, f"{what} of the concept's own name")):
