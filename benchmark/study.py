@@ -30,6 +30,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 import yaml
 from graphs import recorded
 from mechanisms import watched
@@ -57,6 +58,7 @@ SCORES = ("forget_accuracy", *KEPT)
 SEEDS = (0, 1, 2, 3, 4)
 ONE, FORGET, RATIO = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4), (1 / 4, 1 / 2, 1), (1, 4)
 TRIALS = 6
+NAMED = 12  # characters of a hash
 CHANGES = {  # what a width moves, and how far, by the name in width-*.yaml
     f"{what}-{times:g}".replace(".", "_"): (what, times)
     for what, many in (("rate", (1 / 4, 1 / 2, 2, 4)), ("weight", (0.25, 4.0)))
@@ -150,6 +152,13 @@ def fingerprint(config: Config) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def weights_of(model: str) -> str:
+    """How lines name a base model: two small worlds of one recipe have other bits on other kinds of machine."""
+    from erase.models import load_model, model_hash
+
+    return model_hash(load_model(model, torch.device("cpu")))[:NAMED]
+
+
 @contextmanager
 def lean() -> Iterator[None]:
     """Leave out, in this block, what a run does beside its scores; read the model and the judges once.
@@ -215,17 +224,17 @@ def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
     scores = {f"{s['name']}.{s['arm']}": [s["value"], s["n"]] for s in report["scores"]}
     if not options.keep:
         shutil.rmtree(folder)
-    weights = report["environment"]["base_weights"][:12]
-    return {**line, "base": weights, "seconds": round(time.perf_counter() - started, 1), "scores": scores}
+    weights = report["environment"]["base_weights"]
+    return {**line, "base": weights[:NAMED], "seconds": round(time.perf_counter() - started, 1), "scores": scores}
 
 
 def read(path: Path) -> list[Line]:
-    """The file's lines, the latest of each run."""
+    """The file's lines, the latest of each run on each base model."""
     found = {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
-            found[line["part"], line["job"], line["settings"]] = line
+            found[line["part"], line["job"], line["settings"], line.get("base")] = line
         except (ValueError, KeyError, TypeError):
             continue
     return list(found.values())
@@ -244,8 +253,9 @@ def run_group(tasks: Sequence[tuple[str, Job]], options: argparse.Namespace, unt
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the jobs of matrices that the file lacks."""
-    done = {(x["part"], x["job"], x["settings"]) for x in read(options.file) if "scores" in x}
+    """Run the jobs of matrices that the file lacks on this base model."""
+    base = weights_of(MODEL)
+    done = {(x["part"], x["job"], x["settings"]) for x in read(options.file) if x.get("base") == base}
     groups: dict[tuple[Any, ...], list[tuple[str, Job]]] = {}
     for path in options.matrices:
         for job in read_matrix(path).jobs:

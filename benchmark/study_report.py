@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +51,21 @@ class Against:
         return f"{self.above} of {self.concepts}" + (f", {self.equal} equal" if self.equal else "")
 
 
-def arms(lines: Sequence[Line], part: str, method: str) -> dict[str, Runs]:
-    """Runs of a part of the study by setting, which is the arm's name where nothing else was changed."""
+def base_of(lines: Sequence[Line], part: str, method: str) -> str | None:
+    """The base model that most of a part's runs began from; None of no runs."""
+    bases = Counter(line["base"] for line in lines if line["part"] == f"{part}-{method}" and "scores" in line)
+    return max(bases, key=bases.__getitem__, default=None)
+
+
+def arms(lines: Sequence[Line], part: str, method: str, base: str | None = None) -> dict[str, Runs]:
+    """Runs of a part of the study by setting, which is the arm's name where nothing else was changed.
+
+    On one base model, `base` or the part's own: what is compared began from the same weights.
+    """
+    base = base or base_of(lines, part, method)
     found: dict[str, Runs] = {}
     for line in lines:
-        if line["part"] == f"{part}-{method}" and "scores" in line:
+        if line["part"] == f"{part}-{method}" and "scores" in line and line["base"] == base:
             found.setdefault(line["setting"], {})[line["concept"], line["seed"]] = line
     return found
 
@@ -237,7 +248,7 @@ def stability(lines: Sequence[Line]) -> list[str]:
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     measures = [score(name) for name in SCORES]
     for method in BASE:
-        more, test = arms(lines, "more", method), arms(lines, "test", method)
+        more, test = arms(lines, "more", method), arms(lines, "test", method, base_of(lines, "more", method))
         if not {"dual", "shared"} <= more.keys() & test.keys():
             continue
         both = {arm: test[arm] | more[arm] for arm in ("dual", "shared")}
@@ -286,7 +297,8 @@ def width(lines: Sequence[Line]) -> list[str]:
 def _moved(lines: Sequence[Line], method: str, arm: str) -> Runs:
     """An arm's runs around its chosen setting and at it, numbered by what was changed; {} where none was moved."""
     moved = {name: runs for name, runs in arms(lines, "width", method).items() if name.split("-")[0] == arm}
-    chosen = {key: run for key, run in arms(lines, "test", method).get(arm, {}).items() if key[1] == 0}
+    tested = arms(lines, "test", method, base_of(lines, "width", method))
+    chosen = {key: run for key, run in tested.get(arm, {}).items() if key[1] == 0}
     found = {(concept, 0): run for (concept, _), run in chosen.items()} if moved else {}
     for name, runs in moved.items():
         place = 1 + list(CHANGES).index(name.removeprefix(f"{arm}-"))
@@ -350,7 +362,7 @@ def masks(lines: Sequence[Line]) -> list[str]:
     columns = ("method", "arm", "pairs", "gap without − with", "p (Holm)", "left without − with")
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method in BASE:
-        bare, masked = arms(lines, "masks", method), arms(lines, "test", method)
+        bare, masked = arms(lines, "masks", method), arms(lines, "test", method, base_of(lines, "masks", method))
         both = {name.removesuffix("-bare"): runs for name, runs in bare.items()}
         tests = {arm: test for arm, runs in both.items() if (test := against(runs, masked.get(arm, {})))}
         adjusted = holm({arm: test.p for arm, test in tests.items()})
@@ -396,7 +408,8 @@ def slopes(lines: Sequence[Line]) -> Figure:
     figure = Figure(figsize=(3.4 * len(shown) + 0.6, 3.2), layout="constrained")
     for place, method in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), place + 1)
-        moved, base = arms(lines, "width", method), arms(lines, "test", method)
+        moved = arms(lines, "width", method)
+        base = arms(lines, "test", method, base_of(lines, "width", method))
         for arm in WIDTH_ARMS:
             gaps = {1.0: [gap(r) for (_, seed), r in base.get(arm, {}).items() if seed == 0]}
             for name, runs in moved.items():

@@ -34,7 +34,8 @@ def line(setting: str, concept: str, forget: float, **changes: Any) -> dict[str,
     scores = {f"{name}.{arm}": [0.9, 32] for name in names for arm in ("before", "after")}
     scores |= {"forget_accuracy.before": [1.0, 32], "forget_accuracy.after": [forget, 32]}
     given = {"part": "tune-esd", "job": f"{concept}-{setting}", "settings": "0", "concept": concept, "method": "esd"}
-    return {**given, "arm": "dual", "setting": setting, "forget_lr": 1e-3, "scores": scores, **changes}
+    given |= {"arm": "dual", "setting": setting, "forget_lr": 1e-3, "base": "one"}
+    return {**given, "scores": scores, **changes}
 
 
 def test_every_matrix_of_the_study_can_be_run():
@@ -118,6 +119,19 @@ def test_an_arm_is_compared_on_the_runs_that_both_have(report):
     assert (test.above, test.concepts) == (3, 3)
     few = {key: run for key, run in found["dual"].items() if key[0] != "cat"}
     assert report.against(found["shared"], few) is None
+
+
+def test_what_is_compared_began_from_the_same_weights(report):
+    """Most of the masks are of the other base model, so they are compared with the runs that are too."""
+    with_mask = {"cat": [1.0, 1.0], "rocket": [1.0, 1.0], "pixel art": [1.0, 1.0]}
+    bare = {concept: [6.0, 6.0] for concept in with_mask}
+    other = {concept: values[:1] for concept, values in bare.items()}
+    lines = [x | {"base": "other"} for x in runs(report, "dual", with_mask)]
+    lines += runs(report, "dual", {concept: [3.0, 3.0] for concept in (*with_mask, "strawberry")})
+    lines += [x | {"setting": "dual-bare"} for x in runs(report, "dual", other, part="masks")]
+    lines += [x | {"setting": "dual-bare", "base": "other"} for x in runs(report, "dual", bare, part="masks")]
+    assert len(report.arms(lines, "test", "esd")["dual"]) == 8
+    assert "| esd | `dual` | 6 | +5.0 [" in report.masks(lines)[2]
 
 
 def test_widths_are_compared_once_every_setting_is_there(report):
