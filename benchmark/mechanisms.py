@@ -14,7 +14,7 @@ gradients of a round's two steps before mask and clip:
 * `held`: of a forget step, the norm of the update that the rule gives to masked weights before the mask takes it back,
   over that of the others; momentum of the retain steps is all that can move them. Left out where there is no mask.
 * `moved`: the norm of the weights' displacement; `sample`: the displacement at fixed coordinates, in units of 1e-5 (a
-  thousandth of the usual one), for variances over seeds.
+  thousandth of the usual one), for variances over seeds; what has one seed needs none, and the committed file has none.
 """
 
 from __future__ import annotations
@@ -156,29 +156,30 @@ def _short(value: float) -> float:
 
 
 def read(path: Path) -> list[Line]:
-    """The file's lines, the latest of each run; one that a crash cut short is left out."""
+    """The file's lines, the latest of each run on each base model; one that a crash cut short is left out."""
     found = {}
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
-            found[line["part"], line["job"]] = line
+            found[line["part"], line["job"], line["base"]] = line
         except (ValueError, KeyError, TypeError):
             continue
     return list(found.values())
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Markdown: a row a part of the study and setting; medians over runs of each run's median over rounds.
+    """Markdown: a row a part of the study, base model and setting; medians over runs of each run's median over rounds.
 
     Parts stay apart: they have other concepts and numbers of seeds, and the last column grows with the latter.
     """
-    head = ("part", "setting", "runs", "cos(g_f, g_r)", "g_f, last g_f", "g_r, last g_r", "g_f, last g_r",
+    head = ("part", "base", "setting", "runs", "cos(g_f, g_r)", "g_f, last g_f", "g_r, last g_r", "g_f, last g_r",
             "log10 v_f/v_r in round 1", "at the end: 5 %", "50 %", "95 %", "held", "moved",
             "variance / square of the mean")  # fmt: skip
     rows = [head, ("---",) * len(head)]
-    groups = dict.fromkeys((x["part"], x["setting"]) for x in lines)
-    for part, setting in groups:
-        of = [x for x in lines if (x["part"], x["setting"]) == (part, setting)]
+    groups: dict[tuple[str, str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line["part"], line["base"], line["setting"]), []).append(line)
+    for (part, base, setting), of in groups.items():
         # `joint` has one gradient a round, so nothing to compare.
         cells = [_mid(of, key, 1) for key in ("cosine", "own_f", "own_r", "cross")] + [_mid(of, "first_second", 2)]
         cells += [
@@ -186,7 +187,7 @@ def table(lines: Sequence[Line]) -> str:
             _mid(of, "held", 1),
             f"{median(x['moved'] for x in of):.3g}",
         ]
-        rows.append((part, f"`{setting}`", str(len(of)), *cells, _spread(of)))
+        rows.append((part, base[:4], f"`{setting}`", str(len(of)), *cells, _spread(of)))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
@@ -199,7 +200,7 @@ def _spread(lines: Sequence[Line]) -> str:
     """Variance over seeds, summed over coordinates, over the mean displacement's square; mean over concepts."""
     found = []
     for concept in sorted({x["concept"] for x in lines}):
-        moved = np.array([x["sample"] for x in lines if x["concept"] == concept])
+        moved = np.array([x["sample"] for x in lines if x["concept"] == concept and "sample" in x])
         if len(moved) > 1:
             found.append(float(moved.var(axis=0, ddof=1).sum() / (moved.mean(axis=0) ** 2).sum()))
     return f"{mean(found):.3g}" if found else ""

@@ -218,14 +218,14 @@ def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
         raise
     except EraseError as error:
         return {**line, "error": str(error).replace(str(folder), folder.name)}  # not where this machine keeps it
+    report = json.loads((folder / "report.json").read_text())
+    line["base"] = report["environment"]["base_weights"][:NAMED]
+    scores = {f"{s['name']}.{s['arm']}": [s["value"], s["n"]] for s in report["scores"]}
     for found in seen:
         append(options.watch, {**line, **found})
-    report = json.loads((folder / "report.json").read_text())
-    scores = {f"{s['name']}.{s['arm']}": [s["value"], s["n"]] for s in report["scores"]}
     if not options.keep:
         shutil.rmtree(folder)
-    weights = report["environment"]["base_weights"]
-    return {**line, "base": weights[:NAMED], "seconds": round(time.perf_counter() - started, 1), "scores": scores}
+    return {**line, "seconds": round(time.perf_counter() - started, 1), "scores": scores}
 
 
 def read(path: Path) -> list[Line]:
