@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from erase.evaluation.metrics import answer, is_right, named
 from erase.evaluation.paired import paired_difference
 from erase.evaluation.rows import Row, pairs
-from erase.evaluation.statistics import Interval, proportion
 
 # Where each domain's classes are asked for without the concept: neighbours are classes too, and retain_cross scores
 # the other domain of the same pictures.
@@ -79,18 +78,3 @@ def _class_score(
         name, domain, near, similarity, *shares, change.value, change.low, change.high, sum(same) / len(twins),
         len(twins), len(set(prompts)),
     )  # fmt: skip
-
-
-def cross_split(rows: Sequence[Row], *, arm: str = "after", judge: str = "conv") -> dict[str, tuple[Interval, int]]:
-    """Accuracy of the other domain: "other" where the concept is not named, "target" where it is, "all" of both.
-
-    Published cross-domain retention often averages over both, so that a picture whose object was erased on purpose
-    counts against its style: all = (n_other other + n_target target) / n.
-    """
-    roles = {"other": ("retain_cross",), "target": ("forget",), "all": ("retain_cross", "forget")}
-    found = {}
-    for name, of in roles.items():
-        chosen = [row for row in rows if row["arm"] == arm and row["role"] in of]
-        hits = [is_right(row, "style" if row["domain"] == "object" else "object", judge) for row in chosen]
-        found[name] = proportion(hits, [row["prompt_id"] for row in chosen]), len(chosen)
-    return found

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from erase.errors import InputError
-from erase.evaluation.classes import class_scores, cross_split
+from erase.evaluation.classes import class_scores
 from erase.evaluation.confusion import left
 from erase.evaluation.findings import find, pictures, retention, too_wide, twin_distances
 from erase.evaluation.metrics import changes, scores
@@ -111,17 +111,6 @@ def said(rows):
 def test_a_rate_of_false_alarms_needs_pictures():
     rows = [r for r in example(8) if r["role"] != "neighbour"]
     assert left(rows) == []
-
-
-def test_cross_accuracy_of_all_is_the_weighted_mean_of_its_parts():
-    rows = example()
-    for r in rows:
-        if r["arm"] == "after" and r["role"] == "forget" and int(r["prompt_id"][-1]) < 5:
-            r["judges"]["conv"]["style"] = "glossy"
-    found = cross_split(rows)
-    (other, n), (target, m), (both, total) = (found[name] for name in ("other", "target", "all"))
-    assert (other.value, target.value, n, m, total) == (1.0, 0.5, 40, 40, 80)
-    assert both.value == pytest.approx((n * other.value + m * target.value) / total)
 
 
 def test_retention_is_judged_by_its_interval():
