@@ -22,7 +22,7 @@ from scipy import stats
 from study import ARMS, BASE, CHANGES, ROBUST, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
 
 from erase.evaluation.paired import holm
-from erase.evaluation.statistics import Interval, proportion, two_level_bootstrap
+from erase.evaluation.statistics import Interval, proportion
 from erase.report.words import p_text
 from erase.runtime import write_text
 
@@ -81,16 +81,18 @@ def by_concept(runs: Mapping[tuple[str, int], float]) -> dict[str, list[float]]:
 def against(arm: Runs, dual: Runs, measure: Measure = gap) -> Against | None:
     """None where fewer than three concepts have runs of both.
 
-    Interval: bootstrap over concepts and, within them, seeds. p: a t test of the concepts' mean differences against 0,
-    as concepts are what the claim is to hold for; a concept with more seeds weighs no more.
+    Interval and p are Student's t of the concepts' mean differences, as concepts are what the claim is to hold for; a
+    concept with more seeds weighs no more.
     """
     change = {key: measure(arm[key]) - measure(dual[key]) for key in sorted(arm.keys() & dual.keys())}
     groups = by_concept(change)
     if len(groups) < 3:
         return None
-    difference = two_level_bootstrap([(values, [str(i) for i in range(len(values))]) for values in groups.values()])
     means = [mean(values) for values in groups.values()]
-    p = 1.0 if len(set(means)) == 1 else float(stats.ttest_1samp(means, 0.0).pvalue)
+    value, error = mean(means), float(stats.sem(means))
+    half = float(stats.t.ppf(0.975, len(means) - 1)) * error
+    difference = Interval(value, value - half, value + half, len(change), len(means), 1.0, "t")
+    p = float(stats.ttest_1samp(means, 0.0).pvalue) if error > SMALL else 1.0
     above, below = (sum(sign * m > SMALL for m in means) for sign in (1, -1))
     return Against(difference, p, above, len(means) - above - below, len(means))
 
@@ -105,15 +107,6 @@ def within(runs: Runs, measure: Measure = gap) -> float:
     groups = [values for values in by_concept({k: measure(v) for k, v in runs.items()}).values() if len(values) > 1]
     free = sum(len(values) - 1 for values in groups)
     return math.sqrt(sum(float(np.var(v, ddof=1)) * (len(v) - 1) for v in groups) / free) if free else math.nan
-
-
-def sampling(runs: Runs) -> float:
-    """Deviation of the gap, in points, that drawing other prompts and noise of the same number would give.
-
-    Binomial, each score by itself, root mean square over runs; runs that drew the same pictures before deviate less.
-    """
-    scores = [[run["scores"][f"{name}.after"] for name in SCORES] for run in runs.values()]
-    return 100 / len(SCORES) * math.sqrt(mean(sum(v * (1 - v) / n for v, n in run) for run in scores))
 
 
 def ratio(arm: Runs, dual: Runs, measures: Sequence[Measure] = (gap,)) -> tuple[float, float, float] | None:
@@ -190,7 +183,6 @@ def comparison(lines: Sequence[Line]) -> list[str]:
         "p (Holm)",
         "farther on",
         "sd over seeds",
-        "sd of sampling",
         "sd ratio",
     ]
     head = f"| {' | '.join(columns)} |"
@@ -209,8 +201,13 @@ def comparison(lines: Sequence[Line]) -> list[str]:
             rows.append(
                 f"| {method} | `{arm}` | {len(runs)} | {' | '.join(scores)} | {mean(map(gap, runs)):.1f} | {change} "
                 f"| {p_text(adjusted[arm]) if test else ''} | {test.on if test else ''} "
-                f"| {'' if math.isnan(sd) else f'{sd:.1f}'} | {sampling(found[arm]):.1f} | {times} |"
+                f"| {'' if math.isnan(sd) else f'{sd:.1f}'} | {times} |"
             )
+        if found:  # what doing nothing would give
+            runs = [run for of in found.values() for run in of.values()]
+            scores = [f"{100 * mean(r['scores'][f'{name}.before'][0] for r in runs):.1f}" for name in SCORES]
+            nothing = mean(100 * r["scores"]["forget_accuracy.before"][0] / len(SCORES) for r in runs)
+            rows.append(f"| {method} | unerased | | {' | '.join(scores)} | {nothing:.1f} | | | | | |")
     return rows
 
 
@@ -228,7 +225,8 @@ def apart(lines: Sequence[Line]) -> list[str]:
     rows = [f"| method | arm | runs | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
     for method in BASE:
         test, more = arms(lines, "test", method), arms(lines, "more", method)
-        both = {arm: runs | more.get(arm, {}) for arm, runs in test.items()} if "shared" in more else {}
+        first = arms(lines, "test", method, base_of(lines, "more", method))
+        both = {arm: first.get(arm, {}) | runs for arm, runs in more.items()}
         for found in (test, {arm: both[arm] for arm in ("dual", "shared") if arm in both}):
             for arm in (a for a in arms_of(method) if a in found and a != "dual"):
                 tests = [against(found[arm], found["dual"], score(f"{name}_accuracy")) for name in names]
@@ -273,23 +271,33 @@ def stability(lines: Sequence[Line]) -> list[str]:
 def width(lines: Sequence[Line]) -> list[str]:
     """Share of settings around the chosen one that are accepted, and against `dual`'s on the same concepts.
 
-    Beside it the gap at a quarter of the retain weight, at the chosen and at four times it.
+    Beside it the share by the rates alone, from half to twice the chosen ones; the worst run's gap; and the gap at a
+    quarter of the retain weight, at the chosen and at four times it.
     """
     weights = [name for name, (what, _) in CHANGES.items() if what == "weight"]
-    columns = ("method", "arm", "accepted", "of", "share", "− `dual`'s, points", "gap at weight 1/4", "1", "4")
+    near = [
+        0,
+        *(1 + place for place, (what, times) in enumerate(CHANGES.values()) if what == "rate" and 0.4 < times < 3),
+    ]
+    columns = ("method", "arm", "accepted", "of", "share", "− `dual`'s, points", "p (Holm)", "rates 1/2, 1, 2 alone",
+               "worst gap", "gap at weight 1/4", "1", "4")  # fmt: skip
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method in (m for m in BASE if _whole(lines, m)):
         found = {arm: _moved(lines, method, arm) for arm in WIDTH_ARMS}
+        tests = {arm: against(found[arm], found["dual"], _accepted) for arm in WIDTH_ARMS if arm != "dual"}
+        adjusted = holm({arm: test.p for arm, test in tests.items() if test})
         for arm, runs in found.items():
             hits = [accepted(run) for run in runs.values()]
             share = proportion(hits, [concept for concept, _ in runs])
-            test = against(runs, found["dual"], _accepted) if arm != "dual" else None
+            test = tests.get(arm)
+            rates = [accepted(run) for (_, place), run in runs.items() if place in near]
             places = [1 + list(CHANGES).index(weights[0]), 0, 1 + list(CHANGES).index(weights[1])]
             gaps = [mean(gap(run) for (_, place), run in runs.items() if place == at) for at in places]
             rows.append(
                 f"| {method} | `{arm}` | {sum(hits)} | {len(runs)} | {share.value:.0%} [{share.low:.0%}, "
                 f"{share.high:.0%}] | {_points(test.difference) if test else ''} "
-                f"| {' | '.join(f'{value:.1f}' for value in gaps)} |"
+                f"| {p_text(adjusted[arm]) if test else ''} | {sum(rates)} of {len(rates)} "
+                f"| {max(map(gap, runs.values())):.1f} | {' | '.join(f'{value:.1f}' for value in gaps)} |"
             )
     return rows
 
@@ -358,8 +366,9 @@ def robustness(lines: Sequence[Line]) -> list[str]:
 
 
 def masks(lines: Sequence[Line]) -> list[str]:
-    """Without the mask against with it, same concepts and seeds."""
-    columns = ("method", "arm", "pairs", "gap without − with", "p (Holm)", "left without − with")
+    """Without the mask against with it, same concepts and seeds; and each arm against `dual`, both without and with."""
+    columns = ("method", "arm", "pairs", "gap without − with", "p (Holm)", "left without − with",
+               "gap without", "− `dual`'s without", "p", "− `dual`'s with", "p")  # fmt: skip
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method in BASE:
         bare, masked = arms(lines, "masks", method), arms(lines, "test", method, base_of(lines, "masks", method))
@@ -368,10 +377,25 @@ def masks(lines: Sequence[Line]) -> list[str]:
         adjusted = holm({arm: test.p for arm, test in tests.items()})
         for arm, test in tests.items():
             left = against(both[arm], masked[arm], score("forget_accuracy"))
+            twins = {key: masked[arm][key] for key in both[arm] if key in masked[arm]}
+            beside = [against(runs, of.get("dual", {})) for runs, of in ((both[arm], both), (twins, masked))]
+            said = [f"{_points(t.difference)} | {p_text(t.p)}" if t and arm != "dual" else " | " for t in beside]
             rows.append(
                 f"| {method} | `{arm}` | {test.difference.n} | {_points(test.difference)} | {p_text(adjusted[arm])} "
-                f"| {_points(left.difference) if left else ''} |"
+                f"| {_points(left.difference) if left else ''} | {mean(map(gap, both[arm].values())):.1f} "
+                f"| {' | '.join(said)} |"
             )
+    return rows
+
+
+def bases(lines: Sequence[Line]) -> list[str]:
+    """On which base model each part's runs are, and how many are compared and how many of another left out."""
+    rows = ["| part | base | runs | on another base, for what else is compared there |", "|---|---|---|---|"]
+    for part in sorted({line["part"] for line in lines}):
+        of = [line["base"] for line in lines if line["part"] == part and "scores" in line]
+        base = base_of(lines, *part.split("-"))
+        other = len(of) - of.count(base)
+        rows.append(f"| {part} | `{base}` | {of.count(base)} | {other or ''} |")
     return rows
 
 
@@ -445,6 +469,7 @@ def main() -> None:
         "Confirmation": confirmation(lines),
         "Masks": masks(lines),
         "Robustness": robustness(lines),
+        "Base models": bases(lines),
     }
     text = "# The study's tables\n\nMade by `benchmark/study_report.py`; what they mean: [study.md](../study.md).\n"
     for title, rows in parts.items():
