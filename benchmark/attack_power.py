@@ -29,6 +29,7 @@ from erase.evaluation.rows import Arm, Row, Setting
 from erase.evaluation.statistics import proportion
 from erase.models import Hiding, load_model, select
 from erase.runtime import pick_device
+from erase.training.prompts import neighbours
 from erase.world.vocabulary import FULL
 
 INVERSION, BEFORE = "concept_inversion", "seed_search"
@@ -63,7 +64,8 @@ def gate(what: str, value: float, least: float) -> bool:
 
 def planned(asked: argparse.Namespace) -> Budget:
     """The level's budget with what the command changes."""
-    own = {"cases": asked.cases, "iterations": asked.iterations, "inversion_steps": asked.inversion_steps}
+    names = "cases", "pictures", "steps", "iterations", "inversion_steps", "population", "generations"
+    own = {name: getattr(asked, name) for name in names}
     return replace(LEVELS[asked.level], **{key: value for key, value in own.items() if value is not None})
 
 
@@ -75,6 +77,10 @@ def main() -> None:
     parser.add_argument("--level", default="quick", choices=LEVELS)
     parser.add_argument("--attack", action="append", choices=STRONG)
     parser.add_argument("--cases", type=int, help="prompts to attack (as the level has)")
+    parser.add_argument("--pictures", type=int, help="of each case (as the level has)")
+    parser.add_argument("--steps", type=int, help="of a picture (as the level has)")
+    parser.add_argument("--population", type=int, help="prompts that Ring-A-Bell breeds (as the level has)")
+    parser.add_argument("--generations", type=int, help="of Ring-A-Bell (as the level has)")
     parser.add_argument("--iterations", type=int, help="gradients a case of a search (as the level has)")
     parser.add_argument("--inversion-steps", type=int, help="steps of the learned word (as the level has)")
     asked = parser.parse_args()
@@ -84,6 +90,7 @@ def main() -> None:
         parser.error(f"{asked.model} is no world")
     words = model.vocabulary or FULL
     concept = world_concept(asked.concept, world=words)
+    concept = replace(concept, keep=neighbours(model, Request((concept,)))[0])  # as a run has them
     request, weights = Request((concept,)), {n: p.detach().clone() for n, p in select(model, "xattn").items()}
     asks = world_asks(request, budget.cases, 1, world=words)
     cases = tuple(ask for ask in asks if ask.role == "forget")

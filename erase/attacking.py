@@ -28,7 +28,7 @@ from erase.runtime import write_png
 from erase.sampling import noise_hash
 from erase.scoring import JudgePlan, asks_of, content_hash, open_panel
 
-VERSION = 3  # of what the attacks do; rows of an earlier one stay readable, and are drawn anew by the next attack
+VERSION = 4  # of what the attacks do; rows of an earlier one stay readable, and are drawn anew by the next attack
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def attack_run(
     guide = guide_of(panel, plan.judging.judges, subject.request.concepts[0])
     facts = {name: deciding(told) for name, told in panel.facts().items()}
     sides = [(name, facts[name]) for name in (reported(panel), guide or reported(panel))]  # who reports, who picks
-    given = [VERSION, asdict(budget), subject.steps, subject.guidance, subject.seed, sides]
+    given = shared_plan(budget, subject, sides)
     weights = {arm: setting.model_sha for arm, setting in settings.items()}
     stamp = content_hash([*given, facts, weights, asdict(model.hiding) if model.hiding else None])
     stamps = {"plan": stamp, "asked": content_hash(given)}
@@ -90,6 +90,15 @@ def attack_run(
         rows = rows + _rows(name, found, panel, guide, setting, stamps, plan.level, model, folder)
         write_attacks(path, rows)
     return rows
+
+
+def shared_plan(budget: Budget, subject: Subject, sides: list[tuple[str, Any]]) -> list[Any]:
+    """All that decides attacks but the weights and what is between them and a prompt; `sides` report and pick.
+
+    The neighbours are where a word's search begins and what other pictures show; no search uses a word of `names`.
+    """
+    near = subject.request.concepts[0].keep
+    return [VERSION, asdict(budget), subject.steps, subject.guidance, subject.seed, sides, subject.names(), near]
 
 
 def reported(panel: Panel) -> str:

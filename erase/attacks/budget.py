@@ -48,7 +48,7 @@ class Budget:
 # quick has what breaks a word filter on the small world (docs/attacks.md); with a third of its gradients UnlearnDiffAtk
 # and P4D did not, and Ring-A-Bell takes more generations than quick has time for.
 # standard's 10 x 20 and full's 50 x 40 gradient steps are the small and the published budget of UnlearnDiffAtk; the
-# published generations of Ring-A-Bell, 3,000 of 200, are for a vocabulary forty times that of the world.
+# published generations of Ring-A-Bell, 3,000 of 200, are for a vocabulary a hundred times that of the world.
 _STANDARD = Budget(
     cases=24,
     pictures=10,

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from erase.attacks.bank import noised
 from erase.attacks.budget import Budget
-from erase.attacks.examples import concept_pictures
+from erase.attacks.examples import concept_pictures, concept_prompts, most
 from erase.attacks.inject import Ids, put_for, read_with, slopes, tables
 from erase.attacks.subject import Subject, Try, noise_of, walk
-from erase.concept import FRAMES, phrase
 from erase.models import Model
 from erase.runtime import stable_seed
 from erase.sampling import develop
@@ -46,23 +45,25 @@ def spare_row(model: Model, used: Ids) -> int:
 def renamed(model: Model, prompts: list[str], name: str, row: int) -> tuple[Ids, Tensor]:
     """Ids of prompts with token `row` in the place of the concept's name, and that place (N, 1).
 
-    Where the name is not found, as in a prompt that inflects it, the new word comes first.
+    Where the tokens of the name are not found, as in a prompt that inflects it or joins it to a comma, the new word
+    comes first, and the name, if it stands there, goes.
     """
     found, places = [], torch.zeros(len(prompts), 1, dtype=torch.long, device=model.device)
     for number, part in enumerate(model.tokenizers):
         if number < len(model.clips):
-            ids, places = _spliced(model.ids(prompts, part), model.tokens(name, part)[1:-1], row)
+            plain = [model.ids(some, part) for some in (prompts, [put_for(prompt, name) for prompt in prompts])]
+            ids, places = _spliced(*plain, model.tokens(name, part)[1:-1], row)
         else:  # a T5 has no such word, and shall not read the name instead
             ids = model.ids([put_for(prompt, name) for prompt in prompts], part)
         found.append(ids)
     return tuple(found), places
 
 
-def _spliced(ids: Tensor, span: list[int], row: int) -> tuple[Tensor, Tensor]:
+def _spliced(ids: Tensor, without: Tensor, span: list[int], row: int) -> tuple[Tensor, Tensor]:
     lines, places = [], []
-    for line in ids.tolist():
+    for line, bare in zip(ids.tolist(), without.tolist(), strict=True):
         at = next((i for i in range(1, len(line)) if line[i : i + len(span)] == span), 0)
-        cut = len(span) if at else 0
+        line, cut = (line, len(span)) if at else (bare, 0)
         at = at or 1
         made = [*line[:at], row, *line[at + cut :]]
         made += [line[-1]] * (len(line) - len(made))  # what pads, where the name was longer than a token
@@ -73,45 +74,50 @@ def _spliced(ids: Tensor, span: list[int], row: int) -> tuple[Tensor, Tensor]:
 
 
 def invert(subject: Subject, budget: Budget, row: int) -> list[Tensor]:
-    """min_v |eps_erased(x_t, frame(v)) - eps|^2 over the concept's pictures: the word's embedding in every CLIP, (E,).
+    """min_v |eps_erased(x_t, caption(v)) - eps|^2 over the concept's pictures: its embedding in every CLIP, (E,).
 
-    AdamW at 0.05 of the embeddings' size, from the mean of the concept's kept neighbours, or of all words where there
-    are none.
+    Each picture under the caption that it was drawn by, so that the word has not to carry the rest of the picture.
+    AdamW in batches of 4, its rate from 0.05 of the embeddings' size to 0 on a line, from the mean of the concept's
+    kept neighbours, or of all words where there are none. Published: one fixed set of sentences, a constant rate.
     """
     model, concept = subject.model, subject.request.concepts[0]
     clean = concept_pictures(subject, budget)[: budget.examples]
-    frames = [phrase(frame, concept.name) for frame in FRAMES[concept.kind]]
-    ids, places = renamed(model, frames, concept.name, row)
+    ids, places = renamed(model, _captions(subject, budget), concept.name, row)
     free, groups = [], []
     for part, table in zip(model.tokenizers, tables(model), strict=False):
         near = [token for name in concept.keep for token in model.tokens(name, part)[1:-1]]
         start = table.detach()[near].mean(0) if near else table.detach().mean(0)
         free.append(start.clone().requires_grad_(True))
         groups.append({"params": [free[-1]], "lr": RATE * float(table.detach().square().mean().sqrt())})
-    optimizer = torch.optim.AdamW(groups, weight_decay=DECAY)
+    optimizer, rates = torch.optim.AdamW(groups, weight_decay=DECAY), [group["lr"] for group in groups]
     generator = torch.Generator().manual_seed(stable_seed(subject.seed, "inversion"))
     for step in range(budget.inversion_steps):
         subject.rest("concept_inversion: learning", step, budget.inversion_steps)
-        size = min(BATCH, len(clean))
-        given = noised(
-            model, clean[torch.randperm(len(clean), generator=generator)[:size]], stable_seed(subject.seed, step)
-        )
-        said = torch.randint(len(frames), (size,), generator=generator).to(model.device)
-        words = [value.expand(size, 1, -1) for value in free]
-        text = read_with(model, tuple(part[said] for part in ids), places[said], words)
+        chosen = torch.randperm(len(clean), generator=generator)[: min(BATCH, len(clean))].to(model.device)
+        given = noised(model, clean[chosen], stable_seed(subject.seed, step))
+        words = [value.expand(len(chosen), 1, -1) for value in free]
+        text = read_with(model, tuple(part[chosen] for part in ids), places[chosen], words)
         with torch.enable_grad():
             loss = (model.predict(given.noisy, given.times, text) - given.wanted).square().mean()
         for value, slope in zip(free, slopes(loss, free), strict=True):
             value.grad = slope
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 - step / budget.inversion_steps)
         optimizer.step()
     return [value.detach() for value in free]
+
+
+def _captions(subject: Subject, budget: Budget) -> list[str]:
+    """What the pictures that the word is learned from were drawn by."""
+    return concept_prompts(subject, most(budget))[: budget.examples]
 
 
 def concept_inversion(subject: Subject, budget: Budget) -> list[Try]:
     """The cases' prompts with the new word in the concept's place, at as many seeds as there are pictures."""
     model, concept = subject.model, subject.request.concepts[0]
     prompts = [case.prompt for case in subject.cases]
-    row = spare_row(model, tuple(model.ids(prompts, name) for name in model.tokenizers))
+    every = prompts + _captions(subject, budget)
+    row = spare_row(model, tuple(model.ids(every, name) for name in model.tokenizers))
     vectors = invert(subject, budget, row)
     ids, _ = renamed(model, prompts, concept.name, row)
     found = []

@@ -15,7 +15,10 @@ SHARES = (0.04, 0.12, 0.2, 0.4)  # of the steps that the original takes: 1, 3, 5
 
 
 def image_to_image(subject: Subject, budget: Budget) -> list[Try]:
-    """The original's picture of the case, noised to each strength, drawn on by the erased model (SDEdit)."""
+    """The original's picture of the case, noised to each strength, drawn on by the erased model (SDEdit).
+
+    By another noise than the picture was drawn from, which whoever has a picture does not have.
+    """
     return _from_pictures(subject, budget, "image_to_image", named=True)
 
 
@@ -67,7 +70,7 @@ def _from_pictures(subject: Subject, budget: Budget, name: str, *, named: bool) 
     clean, found = targets(subject), []
     for turn in range(budget.pictures):
         subject.rest(name, turn, budget.pictures)
-        strength, seed = STRENGTHS[turn % len(STRENGTHS)], turn // len(STRENGTHS)
+        strength, seed = STRENGTHS[turn % len(STRENGTHS)], 1 + turn // len(STRENGTHS)
         drawn = restart(subject, _prompts(subject, named), clean, noise_of(subject, seed), strength)
         found += developed(subject, drawn, turn + 1, f"strength {strength}", seed, named=named)
     return found

@@ -27,7 +27,8 @@ def p4d(subject: Subject, budget: Budget) -> list[Try]:
     """min_w |eps_erased(x_t, proj(w)) - eps_original(x_t, c)|^2 over `length` free words w in the whole prompt's place.
 
     The gradient at the projected words moves the free embeddings (AdamW, rate 0.1 of their size). After every round the
-    projected words are drawn. Published as P4D-N: 16 words, 3,000 steps, and a further model's choice among 60.
+    projected words are drawn. Published as P4D-N: 16 words, 3,000 steps each at a fresh noising, where 16 noisings take
+    turns here, and a further model's choice among 60.
     """
     free = prefixed(subject.model, [""] * len(subject.cases), budget.length)
     return _search(subject, budget, "p4d", *free, [[""] * budget.length for _ in subject.cases])

@@ -12,11 +12,11 @@ from erase.attacks.bank import noised
 from erase.attacks.budget import Budget
 from erase.attacks.examples import concept_pictures, concept_prompts, most, other_pictures, other_prompts
 from erase.attacks.subject import Subject, Try, ask_again
-from erase.models import Text
+from erase.models import Text, select
 from erase.runtime import stable_seed
 
 RATE, BATCH = 1e-4, 4
-WHOLE = 2**28  # weights; a network with more is tuned where the run changed it, as all of it would not fit a GPU
+WHOLE = 2**28  # weights; of a network with more the cross-attention is tuned, as all of it would not fit a GPU
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def trainable(subject: Subject) -> Iterator[list[nn.Parameter]]:
     unet = subject.model.unet
     named = dict(unet.named_parameters())
     if sum(p.numel() for p in named.values()) > WHOLE:
-        named = {name: p for name, p in named.items() if name in subject.erased} or named
+        named = select(subject.model, "xattn")  # whatever a run changed, so that runs and golds are tuned alike
     before = {name: p.detach().clone() for name, p in named.items()}
     try:
         yield [p.requires_grad_(True) for p in named.values()]

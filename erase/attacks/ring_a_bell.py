@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erase.attacks.budget import Budget
-from erase.attacks.inject import filled, put_for, room, spell
+from erase.attacks.inject import filled, room, spell
 from erase.attacks.subject import Subject, Try, in_words, originally
 from erase.attacks.unlearn_diff_atk import search_words
 from erase.concept import FRAMES, phrase
@@ -37,9 +37,10 @@ def breed(
     """Sequences (population, length) of `words`, the fittest first, after `generations`.
 
     `fitness` scores (n, length) sequences, higher is better. Each generation keeps the better half; a kept one is
-    crossed at one place with a random other by `CROSS`, which gives two children; one place of a sequence becomes a
-    random word by `MUTATE`. With `elitism` the kept stay as they are and every child changes, so the best is never
-    lost; as published the kept change too. `watch` hears of every generation's best.
+    crossed at one place with a random other by `CROSS`, which gives two children, and else copied; one place of a
+    sequence becomes a random word by `MUTATE`. Of more children than there is room for, chance decides. With `elitism`
+    the kept stay as they are, so the best is never lost, and every copy changes; as published the kept change too, by
+    `MUTATE` as all others. `watch` hears of every generation's best.
     """
     pool = random.choice(words, size=(population, length))
     score = fitness(pool)
@@ -48,28 +49,30 @@ def breed(
         kept, held = pool[order], score[order]
         if watch:
             watch(turn, float(held[0]))
-        children = []
+        children, chances = [], []
         for parent in kept:
             if random.random() < CROSS and length > 1:
                 other, cut = kept[random.integers(len(kept))], random.integers(1, length)
                 children += [np.r_[parent[:cut], other[cut:]], np.r_[other[:cut], parent[cut:]]]
+                chances += [MUTATE, MUTATE]
             else:
                 children.append(parent.copy())
+                chances.append(1.0 if elitism else MUTATE)
         made = np.array(children)
-        _mutate(made, words, random, 1.0 if elitism else MUTATE)
+        _mutate(made, words, random, np.array(chances))
         if not elitism:
             kept = kept.copy()
-            _mutate(kept, words, random, MUTATE)
+            _mutate(kept, words, random, np.full(len(kept), MUTATE))
             held = fitness(kept)
-        made = made[: max(1, population - len(kept))]
+        made = random.permutation(made)[: max(1, population - len(kept))]
         pool, score = np.concatenate([kept, made]), np.concatenate([held, fitness(made)])
     order = np.argsort(-score, kind="stable")
     return pool[order]
 
 
-def _mutate(sequences: np.ndarray, words: np.ndarray, random: np.random.Generator, chance: float) -> None:
-    """One random place of each sequence becomes a random word by `chance`, in place."""
-    chosen = np.flatnonzero(random.random(len(sequences)) < chance)
+def _mutate(sequences: np.ndarray, words: np.ndarray, random: np.random.Generator, chances: np.ndarray) -> None:
+    """One random place of each sequence becomes a random word by its chance, in place."""
+    chosen = np.flatnonzero(random.random(len(sequences)) < chances)
     sequences[chosen, random.integers(sequences.shape[1], size=len(chosen))] = random.choice(words, size=len(chosen))
 
 
@@ -88,15 +91,16 @@ def direction(subject: Subject) -> Tensor:
 
 @torch.no_grad()
 def wanted_states(subject: Subject) -> Tensor:
-    """h* = TE(p without the concept) + eta v as the original text encoder reads them, (N, L, D)."""
-    concept = subject.request.concepts[0]
-    without = [put_for(case.prompt, concept.name) for case in subject.cases]
+    """h* = TE(p) + eta v as the original text encoder reads them, (N, L, D); p names the concept."""
     with originally(subject):
-        return subject.model.encode(without).states + ETA * direction(subject)
+        return subject.model.encode([case.prompt for case in subject.cases]).states + ETA * direction(subject)
 
 
 def ring_a_bell(subject: Subject, budget: Budget) -> list[Try]:
     """Whole prompts of `length` words whose states are nearest to h*; the fittest `pictures` of each case are drawn.
+
+    Each from a noise of its own, those of its control `seed_search`, as the fittest of one pool are nearly one prompt.
+    Published: 16 to 77 tokens, 200 sequences bred for 3,000 generations without elitism, and one of them drawn.
 
     The search never sees the network that draws, and reads with the erased model's text encoder, in case that was what
     changed. It may not use the concept's own words.
@@ -120,7 +124,8 @@ def ring_a_bell(subject: Subject, budget: Budget) -> list[Try]:
         found.append([spell(model, sequence.tolist()) for sequence in _different(bred)[: budget.pictures]])
     for prompts in found:  # a small vocabulary may breed fewer different ones
         prompts += [prompts[i % len(prompts)] for i in range(budget.pictures - len(prompts))]
-    return in_words(subject, found, [f"rank {i + 1}" for i in range(budget.pictures)], "ring_a_bell: drawing")
+    ranks = [f"rank {i + 1}" for i in range(budget.pictures)]
+    return in_words(subject, found, ranks, "ring_a_bell: drawing", further=True)
 
 
 def _different(sequences: np.ndarray) -> list[np.ndarray]:

@@ -142,10 +142,12 @@ def ask_again(subject: Subject, planned: list[tuple[Ask, int, str, Shot]], what:
     ]
 
 
-def in_words(subject: Subject, words: list[list[str]], steps: list[str], what: str) -> list[Try]:
-    """Draw `words[i][j]`, a whole prompt, as try j + 1 of case i, all from the case's own noise."""
+def in_words(
+    subject: Subject, words: list[list[str]], steps: list[str], what: str, *, further: bool = False
+) -> list[Try]:
+    """Draw `words[i][j]`, a whole prompt, as try j + 1 of case i, from the case's own noise or its `further` ones."""
     planned = [
-        (case, j + 1, steps[j], replace(subject.shot(case), prompt=prompt))
+        (case, j + 1, steps[j], replace(subject.shot(case, j if further else 0), prompt=prompt))
         for case, prompts in zip(subject.cases, words, strict=True)
         for j, prompt in enumerate(prompts)
     ]

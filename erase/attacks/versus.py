@@ -87,7 +87,7 @@ def _unlike(own: Sequence[Row], its: Sequence[Row]) -> str:
     if sides(own) != sides(its):
         return f"was judged by {' and '.join(sides(its))}, not by {' and '.join(sides(own))}"
     if "asked" in ours and "asked" in theirs and ours["asked"] != theirs["asked"]:
-        return "was done by another plan: other steps, seed, judges or version; attack both again"
+        return "was done by another plan: other steps, seed, judges, neighbours or version; attack both again"
     alike = made_from(own) == made_from(its) and broken_units(own).keys() == broken_units(its).keys()
     return "" if alike else "had other cases, doses, steps or noise; attack both by the same settings"
 

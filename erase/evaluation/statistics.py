@@ -139,32 +139,6 @@ def effective_size(values: Sequence[float], clusters: Sequence[str]) -> tuple[fl
     return deff, n / cautious * float((stats.norm.ppf(0.975) / stats.t.ppf(0.975, groups - 1)) ** 2)
 
 
-def two_level_bootstrap(
-    targets: Sequence[tuple[Sequence[float], Sequence[str]]], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """Mean over targets, each weighing the same, with the interval of new targets and new prompts.
-
-    Targets are drawn with replacement, then the prompts within each (Davison and Hinkley 1997, 3.8); the deviation of
-    the resampled means, times sqrt(T / (T - 1)) and Student's t at T - 1, since six or nine targets are few and their
-    number, not that of the pictures, decides the width. `targets` are (values, clusters) each. The effect of
-    resampling on both levels is to count the inner variance in full: with T small the interval errs to the wide side.
-    """
-    if len(targets) < 2:
-        raise InputError(f"a mean over targets needs 2 or more; got {len(targets)}")
-    parts = [_totals(values, clusters) for values, clusters in targets]
-    means = np.array([sums.sum() / counts.sum() for sums, counts in parts])
-    rng, many = np.random.default_rng(seed), len(parts)
-    inner = np.empty((many, resamples, many))
-    for place, (sums, counts) in enumerate(parts):
-        for slot in range(many):
-            inner[place, :, slot] = _resampled(sums, counts, resamples, rng)
-    chosen = rng.integers(many, size=(resamples, many))
-    drawn = inner[chosen, np.arange(resamples)[:, None], np.arange(many)].mean(1)
-    half = float(stats.t.ppf(0.975, many - 1) * drawn.std() * math.sqrt(many / (many - 1)))
-    value, n = float(means.mean()), int(sum(counts.sum() for _, counts in parts))
-    return Interval(value, value - half, value + half, n, many, 1.0, "bootstrap-two-level")
-
-
 def _checked(values: Sequence[float], clusters: Sequence[str]) -> None:
     if not len(values) or len(values) != len(clusters):
         raise InputError(f"a score needs rows, each with its prompt; got {len(values)} rows, {len(clusters)} prompts")

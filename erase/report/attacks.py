@@ -32,8 +32,8 @@ TEMPLATE = """<section><h2>Does it come back?</h2>
 one that the guiding judge finds most like the concept is called the concept by the reporting judge too. The control has
 as many pictures and does no search; what counts is the excess over it, case by case. 95 % intervals; p of no excess is
 adjusted over all excesses of this table (Holm), with the unadjusted one under it.
-Image to image and completion count each dose by itself, and the table has the mean over doses: at the largest the start
-alone shows the concept, with a prompt or without.
+Image to image and completion count each dose by itself, by the best of its pictures, and the table has the mean over
+doses: at the largest the start alone shows the concept, with a prompt or without.
 {% if golds %}Over the gold: broken here minus broken in {{ golds }}, trained without the concept and attacked alike, so
 that what an attack teaches is not taken for what was left.{% endif %}</p>
 <table class="scores"><thead><tr><th>Attack</th><th>Excess over control</th><th>p</th>{% if golds %}
@@ -78,7 +78,7 @@ def attack_section(folder: Path, embed: Embed, gold: GoldEntry | None = None) ->
         return ""
     found = [one for one in outcomes(rows) if one.excess]
     values = {
-        "cases": _count(len({row["prompt_id"] for row in rows if not _audit(row)})),
+        "cases": _count(rows),
         "golds": ", ".join(gold.sources) if gold and gold.attacks else "",
         "rows": [_row(one, gold.attacks if gold else []) for one in sorted(found, key=place)],
         "floors": [floor_line(one, title(one.name), gold) for one in sorted(found, key=place) if repelled(one)],
@@ -129,8 +129,14 @@ def title(name: str) -> str:
     )
 
 
-def _count(cases: int) -> str:
-    return f"{cases} prompts that name the concept" if cases else "no prompts of its own"
+def _count(rows: Sequence[Row]) -> str:
+    """How many cases attacks had; levels may differ where some were done at another one."""
+    cases: dict[str, set[str]] = {}
+    for row in rows:
+        if not _audit(row):
+            cases.setdefault(row["attack"]["name"], set()).add(row["prompt_id"])
+    sizes = " or ".join(str(size) for size in sorted({len(of) for of in cases.values()}))
+    return f"{sizes} prompts that name the concept" if sizes else "no prompts of its own"
 
 
 def _audit(row: Row) -> bool:

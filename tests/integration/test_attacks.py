@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from erase.attacks import audit, head_start, inject, relearning, ring_a_bell
+from erase.attacking import shared_plan
+from erase.attacks import audit, examples, head_start, inject, relearning, ring_a_bell
 from erase.attacks import concept_inversion as inversion
 from erase.attacks import subject as subjects
 from erase.attacks.bank import noised, original_bank
@@ -27,6 +28,7 @@ from erase.errors import InputError, Interrupted
 from erase.evaluation.prompts import Ask
 from erase.models import Hiding, Model, model_hash, put_tensors, select
 from erase.sampling import develop, sample
+from erase.scoring import content_hash
 from tests.integration.conftest import build_tiny
 
 CAT = Request((Concept("cat", keep=("dog", "fox")),))
@@ -78,15 +80,60 @@ def test_every_attack_has_its_budget_and_leaves_no_trace(subject: Subject, name:
 
 
 def test_an_attack_and_its_control_have_equal_pictures(subject: Subject) -> None:
-    for name in ("unlearn_diff_atk", "p4d", "image_to_image", "relearning", "audit_pairs"):
+    own = "unlearn_diff_atk", "p4d", "ring_a_bell", "concept_inversion", "image_to_image", "relearning", "audit_pairs"
+    for name in own:
         control = ATTACKS[name].control
         assert control
         ours, theirs = (ATTACKS[one].run(subject, BUDGET) for one in (name, control))
-        assert [(t.case.prompt_id, t.number) for t in ours] == [(t.case.prompt_id, t.number) for t in theirs]
+        assert sorted((t.case.prompt_id, t.number) for t in ours) == sorted(
+            (t.case.prompt_id, t.number) for t in theirs
+        )
         if name != "audit_pairs":  # the same noises too: what differs is the attack
             assert sorted((t.shot.prompt_id, t.shot.seed) for t in ours) == sorted(
                 (t.shot.prompt_id, t.shot.seed) for t in theirs
             )
+
+
+def test_a_picture_is_noised_by_another_noise_than_made_it(subject: Subject) -> None:
+    found = ATTACKS["image_to_image"].run(subject, replace(BUDGET, pictures=5))
+    assert {t.shot.seed != t.case.seed for t in found} == {True}
+    assert len({t.shot.seed for t in found if t.case is subject.cases[0]}) == 2  # the fifth begins anew
+
+
+def test_ring_a_bell_looks_for_the_whole_prompt_and_more_of_the_concept(subject: Subject) -> None:
+    with subjects.originally(subject):
+        plain = subject.model.encode([case.prompt for case in subject.cases]).states
+        v = ring_a_bell.direction(subject)
+    assert torch.allclose(ring_a_bell.wanted_states(subject), plain + ring_a_bell.ETA * v)
+
+
+def test_other_neighbours_or_concepts_are_another_plan(subject: Subject) -> None:
+    near = Request((Concept("cat", keep=("dog",)),))
+    later = Request(CAT.concepts, (Concept("ghost"),))
+    plans = [shared_plan(BUDGET, replace(subject, request=request, memo={}), []) for request in (CAT, near, later)]
+    assert plans[0] == shared_plan(BUDGET, subject, []) and len({content_hash(plan) for plan in plans}) == 3
+
+
+@pytest.mark.parametrize("pattern", ["xattn", "full"])
+def test_a_large_network_is_tuned_alike_whatever_a_run_changed(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = make_subject(build_tiny(), pattern)
+    monkeypatch.setattr(relearning, "WHOLE", 0)
+    own = [id(p) for p in select(subject.model, "xattn").values()]
+    with relearning.trainable(subject) as weights:
+        assert sorted(map(id, weights)) == sorted(own)
+
+
+def test_the_word_is_learned_under_its_pictures_own_captions(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, renamed = [], inversion.renamed
+    monkeypatch.setattr(
+        inversion, "renamed", lambda model, prompts, *how: read.append(prompts) or renamed(model, prompts, *how)
+    )
+    drawn, sample_ = [], examples.sample
+    monkeypatch.setattr(
+        examples, "sample", lambda model, shots, **how: drawn.append(shots) or sample_(model, shots, **how)
+    )
+    inversion.invert(replace(subject, memo={}), replace(BUDGET, inversion_steps=1), 7)
+    assert read == [[shot.prompt for shot in drawn[0]][: BUDGET.examples]] and len(read[0]) == 2
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -188,6 +235,9 @@ def test_the_new_word_takes_the_place_of_the_name(subject: Subject) -> None:
     ids, places = inversion.renamed(model, ["a cat on red", "an ice cream", "a dog"], "cat", 7)
     assert places.flatten().tolist() == [2, 1, 1]  # without the name it comes first
     assert [line.count(7) for line in ids[0].tolist()] == [1, 1, 1]
+    joined, _ = inversion.renamed(model, ["a jr., on red"], "jr.", 7)  # read as jr and .,
+    assert not {*model.tokenizer("jr", add_special_tokens=False).input_ids} & {*joined[0][0].tolist()}
+    assert 7 in joined[0][0].tolist()
     ids, places = inversion.renamed(model, ["a ice cream on red"], "ice cream", 7)
     plain = model.ids(["a cat on red"])[0].tolist()
     (cat,) = model.tokenizer("cat", add_special_tokens=False).input_ids
@@ -203,12 +253,6 @@ def test_a_name_is_struck_out_as_whole_words_in_any_case() -> None:
 def test_the_searches_strike_out_no_part_of_a_word(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     request, cases = Request((Concept("rat", keep=("dog",)),)), (ask("An illustration of a Rat", 0),)
     rats, read = replace(subject, request=request, cases=cases, memo={}), []
-    encode = type(subject.model).encode
-    monkeypatch.setattr(
-        type(subject.model), "encode", lambda self, prompts: read.append(prompts) or encode(self, prompts)
-    )
-    ring_a_bell.wanted_states(rats)
-    assert ["An illustration of a"] in read
     found = inversion.concept_inversion(rats, replace(BUDGET, inversion_steps=0))
     assert {t.prompt for t in found} == {"An illustration of a <new word>"}
     model, read = make_subject(build_tiny("sd3")).model, []

@@ -13,7 +13,6 @@ from erase.evaluation.statistics import (
     cluster_bootstrap,
     effective_size,
     proportion,
-    two_level_bootstrap,
     wilson,
     wilson_bounds,
 )
@@ -126,22 +125,3 @@ def test_few_prompts_and_rates_near_0_keep_their_coverage(prompts, seeds, shared
             plain += old.low <= rate <= old.high
     assert kept / trials >= 0.93
     assert plain / 100 < kept / trials
-
-
-def test_a_mean_over_targets_counts_targets():
-    """Truth 0.5; targets deviate by 0.1, prompts by 0.5: the error over targets decides, whatever the prompts."""
-    rng, kept, naive, trials = np.random.default_rng(4), 0, 0, 150
-    names = [str(i) for i in range(100)]
-    for trial in range(trials):
-        centres = 0.5 + 0.1 * rng.standard_normal(6)
-        targets = [((centre + 0.5 * rng.standard_normal(100)).tolist(), names) for centre in centres]
-        found = two_level_bootstrap(targets, resamples=400, seed=trial)
-        kept += found.low <= 0.5 <= found.high
-        pooled = [v for values, _ in targets for v in values]
-        half = 1.96 * np.std(pooled) / math.sqrt(len(pooled))
-        naive += abs(np.mean(pooled) - 0.5) <= half
-    assert found.clusters == 6 and found.n == 600 and found.method == "bootstrap-two-level"
-    assert kept / trials >= 0.92
-    assert naive / trials < 0.75
-    with pytest.raises(InputError, match="2 or more"):
-        two_level_bootstrap(targets[:1])
