@@ -49,12 +49,13 @@ def renamed(model: Model, prompts: list[str], name: str, row: int) -> tuple[Ids,
     comes first, and the name, if it stands there, goes.
     """
     found, places = [], torch.zeros(len(prompts), 1, dtype=torch.long, device=model.device)
+    bare = [put_for(prompt, name) for prompt in prompts]
     for number, part in enumerate(model.tokenizers):
         if number < len(model.clips):
-            plain = [model.ids(some, part) for some in (prompts, [put_for(prompt, name) for prompt in prompts])]
-            ids, places = _spliced(*plain, model.tokens(name, part)[1:-1], row)
+            ids, without = model.ids(prompts, part), model.ids(bare, part)
+            ids, places = _spliced(ids, without, model.tokens(name, part)[1:-1], row)
         else:  # a T5 has no such word, and shall not read the name instead
-            ids = model.ids([put_for(prompt, name) for prompt in prompts], part)
+            ids = model.ids(bare, part)
         found.append(ids)
     return tuple(found), places
 

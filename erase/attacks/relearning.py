@@ -22,8 +22,7 @@ WHOLE = 2**28  # weights; of a network with more the cross-attention is tuned, a
 @contextmanager
 def trainable(subject: Subject) -> Iterator[list[nn.Parameter]]:
     """The network's weights made ready to train, and put back to the bit at the end."""
-    unet = subject.model.unet
-    named = dict(unet.named_parameters())
+    named: dict[str, nn.Parameter] = dict(subject.model.unet.named_parameters())
     if sum(p.numel() for p in named.values()) > WHOLE:
         named = select(subject.model, "xattn")  # whatever a run changed, so that runs and golds are tuned alike
     before = {name: p.detach().clone() for name, p in named.items()}
