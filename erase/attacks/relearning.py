@@ -27,7 +27,9 @@ def trainable(subject: Subject) -> Iterator[list[nn.Parameter]]:
         named = select(subject.model, "xattn")  # whatever a run changed, so that runs and golds are tuned alike
     before = {name: p.detach().clone() for name, p in named.items()}
     try:
-        yield [p.requires_grad_(True) for p in named.values()]
+        for p in named.values():
+            p.requires_grad_(True)
+        yield list(named.values())
     finally:
         with torch.no_grad():
             for name, p in named.items():
