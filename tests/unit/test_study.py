@@ -258,3 +258,37 @@ def test_what_a_watched_run_tells_of_its_gradients():
     # ratios are 1, 1 (nothing on either side), 1 and 25.
     assert found["first_second"][2] == pytest.approx(0, abs=1e-6)
     assert found["first_second"][4] == pytest.approx(0.85 * np.log10(25), rel=1e-3)
+
+
+def test_order_tells_variance_correlation_and_what_noise_alone_would_give():
+    """Noise alone through heavy-ball momentum, moments apart and shared, against the closed form."""
+    order, random = load("order"), np.random.default_rng(0)
+    ends = {arm: np.zeros((4000, 1)) for arm in ("dual", "shared")}
+    for arm, weights in ends.items():
+        moments = [np.zeros_like(weights) for _ in range(2)]
+        for _ in range(40):
+            for place, size in enumerate((3.0, 1.0)):
+                moment = moments[place if arm == "dual" else 0]
+                moment *= 0.9
+                moment += size * random.normal(size=weights.shape)
+                weights -= moment
+    traces = {arm: order.apart(weights)[0] for arm, weights in ends.items()}
+    assert traces["dual"] / traces["shared"] == pytest.approx(order.theory(3.0), rel=0.08)
+    assert order.theory(3.0) == pytest.approx(0.796, abs=1e-3)
+    moved = 2 + random.normal(size=(10, 5000))
+    trace, size = order.apart(moved)
+    assert trace == pytest.approx(5000, rel=0.05) and size == pytest.approx(4 * 5000, rel=0.05)
+    value, low, high = order.correlation(moved, 3 - 2 * moved)
+    assert value == pytest.approx(-1) and -0.7 < low < high < 0.3
+    value, low, high = order.correlation(moved, random.normal(size=moved.shape))
+    assert abs(value) < 0.03 and low < value < high
+
+
+def test_pools_are_those_of_one_seed_and_batches_are_not():
+    order, session = load("order"), importlib.import_module("erase.training.session")
+    drawn = session.stable_seed
+    with order.pools_of(0):
+        for what in (("pool", 3), ("mask pool",), ("mask", "forget", 1)):
+            assert session.stable_seed(7, *what) == drawn(0, *what) != drawn(7, *what)
+        assert session.stable_seed(7, "forget", 2, 0) == drawn(7, "forget", 2, 0)
+    assert session.stable_seed is drawn
