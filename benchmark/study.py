@@ -1,16 +1,18 @@
 """The study of docs/study.md: what runs, which settings are taken, what the tables and figures say.
 
-    python benchmark/study.py plan                                   # writes configs/study/screen-*.yaml
+    python benchmark/study.py plan                                   # writes configs/study/{screen,gold}-*.yaml
     python benchmark/study.py run configs/study/screen-*.yaml --file docs/results/study-tune.jsonl --jobs 2
     python benchmark/study.py narrow docs/results/study-tune.jsonl   # writes configs/study/tune-*.yaml
     python benchmark/study.py run configs/study/tune-*.yaml --file docs/results/study-tune.jsonl --jobs 2
     python benchmark/study.py choose docs/results/study-tune.jsonl   # and writes configs/study/test-*.yaml
     python benchmark/study.py run configs/study/test-*.yaml --file docs/results/study.jsonl --jobs 2
+    python benchmark/study.py run configs/study/gold-*.yaml --file docs/results/study.jsonl --jobs 2
     python benchmark/study_report.py docs/results/study.jsonl        # tables and figures
 
 A file in configs/study is a matrix that `erase batch` runs too; `run` is the faster way: one process for many runs,
 which share the pools that they train on and the base model's pictures. Runs that --file has are skipped, so a stopped
-study goes on.
+study goes on. Golds lie in build/gold: `erase world --small --without "pixel art" --seed 0 --output
+build/gold/pixel_art-s0`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from erase.runtime import write_text
 Line = dict[str, Any]
 
 HERE = Path("configs/study")
-MODEL = "build/small/m0-s0"
+MODEL, GOLDS = "build/small/m0-s0", "build/gold"
 DEVELOPMENT, TEST = ("fox", "guitar", "stencil"), ("cat", "strawberry", "rocket", "pixel art", "line drawing")
 TWO_RATES = ("dual", "dual_first", "dual_second", "dual_rates", "dual_plus")
 FRESH = ("owl", "butterfly", "pizza", "car", "sailboat", "cactus", "umbrella", "flat")  # what is left of the world
@@ -55,7 +57,7 @@ WIDTH_ARMS = ("dual", "dual_first", "shared", "joint")
 ROBUST, LEVEL = ("unlearn_diff_atk", "relearning"), "quick"  # what robust-* is attacked by
 KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 SCORES = ("forget_accuracy", *KEPT)
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS, GOLD_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2)
 ONE, FORGET, RATIO = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4), (1 / 4, 1 / 2, 1), (1, 4)
 TRIALS = 6
 NAMED = 12  # characters of a hash
@@ -82,12 +84,14 @@ MASKLESS = {"sfron": {"method.ratio": 1e-12}, "salun": {"method.mask_share": 1.0
 
 def base(method: str) -> dict[str, Any]:
     """The settings that all runs of a method share."""
+    drawn, judged = {"model": MODEL, "device": "cpu"}, {"evaluate": {"prompts": 24, "steps": 8}}
+    if method == "retrained":
+        return {**drawn, "method": {"name": method}, **judged}
     trails = method == "esd"
     role = {"lr": BASE[method], "schedule": "cosine", "warmup": 0}
     pool = {"forget": 48, "retain": 96, "steps": 12, "guidance": 3.0 if trails else 1.0, "refresh": 0}
     return {
-        "model": MODEL,
-        "device": "cpu",
+        **drawn,
         "method": {"name": method, "parameters": "xattn", **OPTIONS[method]},
         "train": {
             "rounds": 40,
@@ -99,7 +103,7 @@ def base(method: str) -> dict[str, Any]:
             "retain": dict(role),
             "pool": pool,
         },
-        "evaluate": {"prompts": 24, "steps": 8},
+        **judged,
     }
 
 
@@ -124,9 +128,11 @@ def setting(method: str, arm: str, forget: float, retain: float) -> dict[str, An
     return {"train.optimizer": arm, **{k: float(f"{v:.4g}") for k, v in rates.items()}}
 
 
-def write_matrix(name: str, method: str, concepts: Sequence[str], seeds: Sequence[int], settings: Any) -> Path:
-    """A file of configs/study."""
-    path = HERE / f"{name}-{method}.yaml"
+def write_matrix(
+    name: str, method: str, concepts: Sequence[str], seeds: Sequence[int], settings: Any, end: str = ""
+) -> Path:
+    """A file of configs/study, called by its part and by `end`, else its method."""
+    path = HERE / f"{name}-{end or method}.yaml"
     content = {
         "base": base(method),
         "output": f"runs/study/{name}",
@@ -140,15 +146,21 @@ def write_matrix(name: str, method: str, concepts: Sequence[str], seeds: Sequenc
 
 
 def plan(_: argparse.Namespace) -> None:
-    """Write the matrices of screening: every trial on the first development concept."""
+    """Write the matrices of screening: every trial on the first development concept; and those of golds."""
     HERE.mkdir(parents=True, exist_ok=True)
     for method in BASE:
         print(write_matrix("screen", method, DEVELOPMENT[:1], [0], trials(method)))
+    for concept in TEST:
+        end = concept.replace(" ", "_")
+        golds = {f"seed{seed}": {"method.source": f"{GOLDS}/{end}-s{seed}"} for seed in GOLD_SEEDS}
+        print(write_matrix("gold", "retrained", [concept], [0], golds, end))
 
 
 def fingerprint(config: Config) -> str:
-    """Of all that a run's result depends on, but for where the model lies."""
+    """Of all that a run's result depends on, but for where models lie."""
     kept = config.model_dump(mode="json", include={"concept", "method", "train", "evaluate", "seed"})
+    if config.method.source:
+        kept["method"]["source"] = Path(config.method.source).name
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -204,10 +216,10 @@ def execute(task: tuple[str, Job], options: argparse.Namespace) -> Line:
         "setting": job.setting,
         "seed": config.seed,
         "device": options.device,
-        "forget_lr": config.turns.forget.lr,
-        "retain_lr": config.turns.retain.lr,
         "settings": fingerprint(config),
     }
+    if config.train:
+        line |= {"forget_lr": config.turns.forget.lr, "retain_lr": config.turns.retain.lr}
     started = time.perf_counter()
     try:
         with watched() if options.watch else nullcontext([]) as seen:

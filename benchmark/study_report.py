@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from study import ARMS, BASE, CHANGES, ROBUST, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
+from study import ARMS, BASE, CHANGES, FEW_ARMS, ROBUST, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
 
 from erase.evaluation.paired import holm
 from erase.evaluation.statistics import Interval, proportion
@@ -388,6 +388,74 @@ def masks(lines: Sequence[Line]) -> list[str]:
     return rows
 
 
+def golds_of(lines: Sequence[Line]) -> tuple[str | None, dict[str, list[Line]]]:
+    """The base model that the golds share a text encoder and judges' prompts with, and each concept's golds by seed."""
+    found = [line for line in lines if line["method"] == "retrained" and "scores" in line]
+    base = max(Counter(line["base"] for line in found).items(), key=lambda x: x[1], default=(None, 0))[0]
+    by: dict[str, list[Line]] = {}
+    for line in sorted(found, key=lambda line: line["setting"]):
+        if line["base"] == base:
+            by.setdefault(line["concept"], []).append(line)
+    return base, by
+
+
+def gold_gap(line: Line, golds: Sequence[Line]) -> float:
+    """Points that a run is away from golds, mean over scores of how far it lies on the worse side of the golds' mean.
+
+    As `gap`, with what golds were measured to do in the place of what they are taken to do.
+    """
+    worse = []
+    for name in SCORES:
+        off = score(name)(line) - mean(map(score(name), golds))
+        worse.append(max(0.0, off if name == "forget_accuracy" else -off))
+    return mean(worse)
+
+
+def golds(lines: Sequence[Line]) -> list[str]:
+    """What golds do, concept by concept, and how far each lies from the others of its concept."""
+    names = [name.removesuffix("_accuracy") for name in SCORES]
+    columns = ("concept", "model", "n", *names, "gap as taken", "gold to the other golds")
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for concept, found in golds_of(lines)[1].items():
+        scores = found[0]["scores"]
+        before = [f"{100 * scores[f'{name}.before'][0]:.1f}" for name in SCORES]
+        rows.append(
+            f"| {concept} | unerased | | {' | '.join(before)} | {20 * scores['forget_accuracy.before'][0]:.1f} | |"
+        )
+        means = [f"{mean(map(score(name), found)):.1f}" for name in SCORES]
+        apart = [gold_gap(one, [x for x in found if x is not one]) for one in found] if len(found) > 1 else []
+        rows.append(
+            f"| {concept} | retrained | {len(found)} | {' | '.join(means)} | {mean(map(gap, found)):.1f} "
+            f"| {', '.join(f'{value:.1f}' for value in apart)} |"
+        )
+    return rows
+
+
+def beside_golds(lines: Sequence[Line]) -> list[str]:
+    """Every arm's gap as taken and to the golds, on their concepts and base model, at the chosen settings."""
+    base, found = golds_of(lines)
+    columns = ("method", "arm", "runs", "gap as taken", "gap to golds", "− `dual`'s", "p", "farther on")
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for method in BASE if base else ():
+        of: dict[str, Runs] = {}
+        for part in ("test", "robust"):  # the same settings, and of the same seed the same run
+            for arm, runs in arms(lines, part, method, base).items():
+                of.setdefault(arm, {}).update({key: run for key, run in runs.items() if key[0] in found})
+
+        def measure(line: Line) -> float:
+            return gold_gap(line, found[line["concept"]])
+
+        for arm in (arm for arm in FEW_ARMS if of.get(arm)):
+            test = against(of[arm], of.get("dual", {}), measure) if arm != "dual" else None
+            said = f"{_points(test.difference)} | {p_text(test.p)} | {test.on}" if test else "| |"
+            values = list(of[arm].values())
+            rows.append(
+                f"| {method} | `{arm}` | {len(values)} | {mean(map(gap, values)):.1f} "
+                f"| {mean(map(measure, values)):.1f} | {said} |"
+            )
+    return rows
+
+
 def bases(lines: Sequence[Line]) -> list[str]:
     """On which base model each part's runs are, and how many are compared and how many of another left out."""
     rows = ["| part | base | runs | on another base, for what else is compared there |", "|---|---|---|---|"]
@@ -459,7 +527,8 @@ def main() -> None:
     parser.add_argument("--tuning", type=Path, default=Path("docs/results/study-tune.jsonl"))
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    lines = [line for line in read(options.file) if line["method"] in BASE]
+    every = read(options.file)
+    lines = [line for line in every if line["method"] in BASE]
     parts = {
         "Tuning": tuning(read(options.tuning)),
         "Arms": comparison(lines),
@@ -469,6 +538,8 @@ def main() -> None:
         "Confirmation": confirmation(lines),
         "Masks": masks(lines),
         "Robustness": robustness(lines),
+        "Golds": golds(every),
+        "Beside golds": beside_golds(every),
         "Base models": bases(lines),
     }
     text = "# The study's tables\n\nMade by `benchmark/study_report.py`; what they mean: [study.md](../study.md).\n"

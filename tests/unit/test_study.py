@@ -93,6 +93,9 @@ def test_committed_matrices_are_the_planned_ones(study, tmp_path, monkeypatch):
         assert path.read_text() == (ROOT / "configs" / "study" / path.name).read_text()
         arms = study.arms_of(path.stem.removeprefix("screen-"))
         assert len(yaml.safe_load(path.read_text())["settings"]) == 6 * len(arms)
+    golds = sorted(tmp_path.glob("gold-*.yaml"))
+    assert len(golds) == 5
+    assert all(path.read_text() == (ROOT / "configs" / "study" / path.name).read_text() for path in golds)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +167,42 @@ def test_robustness_is_what_attacks_break_beside_dual(report):
     rows = report.robustness(attacked("dual", 0.0) + attacked("shared", 0.25))[2:]
     assert "| `dual` | 3 | 5.0 | relearning | 50.0 |  |  | +25.0 |" in rows[1]
     assert "| `shared` | 3 | 5.0 | unlearn_diff_atk | 50.0 | +25.0 [" in rows[2]
+
+
+def gold(concept: str, seed: int, forget: float, **changes: Any) -> dict[str, Any]:
+    given = {"part": f"gold-{concept}", "method": "retrained", "arm": "", "seed": 0, "job": f"{concept}-{seed}"}
+    return line(f"seed{seed}", concept, forget, **given | changes)
+
+
+def test_a_run_is_away_from_golds_by_what_is_worse_than_their_mean(report):
+    golds = [gold("cat", 0, 0.1), gold("cat", 1, 0.3)]
+    assert report.gold_gap(line("dual", "cat", 0.2), golds) == 0
+    assert report.gold_gap(line("dual", "cat", 0.0), golds) == 0  # to draw fewer than golds is no gain
+    run = line("dual", "cat", 0.5)
+    run["scores"]["retain_accuracy.after"] = [0.8, 32]
+    run["scores"]["validity.after"] = [1.0, 32]
+    assert report.gold_gap(run, golds) == pytest.approx(100 * (0.3 + 0.1) / 5)
+
+
+def test_golds_are_told_by_concept_with_their_distance_from_each_other(report):
+    lines = [gold("cat", seed, forget) for seed, forget in enumerate((0.0, 0.1, 0.5))]
+    lines += [gold("cat", 3, 0.9, base="other"), gold("fox", 0, 0.2), *runs(report, "dual", {"cat": [1.0]})]
+    rows = report.golds(lines)
+    assert rows[2].startswith("| cat | unerased | | 100.0 | 90.0 |") and "| 20.0 |" in rows[2]
+    assert rows[3].startswith("| cat | retrained | 3 | 20.0 | 90.0 |") and rows[3].endswith("| 4.0 | 0.0, 0.0, 9.0 |")
+    assert rows[5].startswith("| fox | retrained | 1 | 20.0 |") and rows[5].endswith("| 4.0 |  |")
+
+
+def test_arms_are_compared_by_their_gap_to_golds(report):
+    concepts = ("cat", "rocket", "pixel art")
+    lines = [gold(concept, seed, 0.1) for concept in concepts for seed in (0, 1)]
+    lines += runs(report, "dual", dict.fromkeys(concepts, [2.0, 4.0]))
+    lines += runs(report, "shared", dict.fromkeys((*concepts, "strawberry"), [8.0, 8.0]), part="robust")
+    lines += [x | {"base": "other"} for x in runs(report, "joint", dict.fromkeys(concepts, [8.0, 8.0]))]
+    rows = report.beside_golds(lines)
+    assert rows[2] == "| esd | `dual` | 6 | 3.0 | 1.0 | | | |"  # gaps of 2 and 4 where golds have 2 themselves
+    assert rows[3].startswith("| esd | `shared` | 6 | 8.0 | 6.0 | +5.0 [") and len(rows) == 4
+    assert len(report.beside_golds([x for x in lines if x["method"] == "esd"])) == 2
 
 
 def test_confirmation_counts_accepted_runs_against_dual(report):
