@@ -46,7 +46,8 @@ from erase.runtime import write_text
 Line = dict[str, Any]
 
 HERE = Path("configs/study")
-MODEL, GOLDS = "build/small/m0-s0", "build/gold"
+WORLDS, GOLDS = "build/small/m0", "build/gold"
+MODEL = f"{WORLDS}-s0"
 DEVELOPMENT, TEST = ("fox", "guitar", "stencil"), ("cat", "strawberry", "rocket", "pixel art", "line drawing")
 TWO_RATES = ("dual", "dual_first", "dual_second", "dual_rates", "dual_plus")
 FRESH = ("owl", "butterfly", "pizza", "car", "sailboat", "cactus", "umbrella", "flat")  # what is left of the world
@@ -58,6 +59,7 @@ ROBUST, LEVEL = ("unlearn_diff_atk", "relearning"), "quick"  # what robust-* is 
 KEPT = ("retain_accuracy", "neighbour_accuracy", "cross_accuracy", "validity")
 SCORES = ("forget_accuracy", *KEPT)
 SEEDS, GOLD_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2)
+KNOWING = "whole"  # a setting of gold-*.yaml that begins so is the same recipe with the concept
 ONE, FORGET, RATIO = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4), (1 / 4, 1 / 2, 1), (1, 4)
 TRIALS = 6
 NAMED = 12  # characters of a hash
@@ -152,8 +154,10 @@ def plan(_: argparse.Namespace) -> None:
         print(write_matrix("screen", method, DEVELOPMENT[:1], [0], trials(method)))
     for concept in TEST:
         end = concept.replace(" ", "_")
-        golds = {f"seed{seed}": {"method.source": f"{GOLDS}/{end}-s{seed}"} for seed in GOLD_SEEDS}
-        print(write_matrix("gold", "retrained", [concept], [0], golds, end))
+        golds = {f"seed{seed}": f"{GOLDS}/{end}-s{seed}" for seed in GOLD_SEEDS}
+        golds |= {f"{KNOWING}{seed}": f"{WORLDS}-s{seed}" for seed in GOLD_SEEDS[1:]}
+        settings = {name: {"method.source": source} for name, source in golds.items()}
+        print(write_matrix("gold", "retrained", [concept], [0], settings, end))
 
 
 def fingerprint(config: Config) -> str:

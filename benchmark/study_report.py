@@ -19,7 +19,22 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from study import ARMS, BASE, CHANGES, FEW_ARMS, ROBUST, SCORES, TEST, WIDTH_ARMS, Line, arms_of, chosen, gap, read
+from study import (
+    ARMS,
+    BASE,
+    CHANGES,
+    FEW_ARMS,
+    KNOWING,
+    ROBUST,
+    SCORES,
+    TEST,
+    WIDTH_ARMS,
+    Line,
+    arms_of,
+    chosen,
+    gap,
+    read,
+)
 
 from erase.evaluation.paired import holm
 from erase.evaluation.statistics import Interval, proportion
@@ -388,15 +403,16 @@ def masks(lines: Sequence[Line]) -> list[str]:
     return rows
 
 
-def golds_of(lines: Sequence[Line]) -> tuple[str | None, dict[str, list[Line]]]:
-    """The base model that the golds share a text encoder and judges' prompts with, and each concept's golds by seed."""
+def golds_of(lines: Sequence[Line]) -> tuple[str | None, dict[str, list[Line]], dict[str, list[Line]]]:
+    """The base model that golds were judged beside; each concept's golds by seed; and the same recipe with it."""
     found = [line for line in lines if line["method"] == "retrained" and "scores" in line]
-    base = max(Counter(line["base"] for line in found).items(), key=lambda x: x[1], default=(None, 0))[0]
-    by: dict[str, list[Line]] = {}
-    for line in sorted(found, key=lambda line: line["setting"]):
-        if line["base"] == base:
-            by.setdefault(line["concept"], []).append(line)
-    return base, by
+    counted = Counter(line["base"] for line in found)
+    base = max(counted, key=counted.__getitem__, default=None)
+    without: dict[str, list[Line]] = {}
+    whole: dict[str, list[Line]] = {}
+    for line in sorted((line for line in found if line["base"] == base), key=lambda line: line["setting"]):
+        (whole if line["setting"].startswith(KNOWING) else without).setdefault(line["concept"], []).append(line)
+    return base, without, whole
 
 
 def gold_gap(line: Line, golds: Sequence[Line]) -> float:
@@ -412,28 +428,30 @@ def gold_gap(line: Line, golds: Sequence[Line]) -> float:
 
 
 def golds(lines: Sequence[Line]) -> list[str]:
-    """What golds do, concept by concept, and how far each lies from the others of its concept."""
+    """What golds do, concept by concept, and how far each lies from the others of its concept.
+
+    Above them the base model, and models of its recipe with other seeds, which know the concept.
+    """
     names = [name.removesuffix("_accuracy") for name in SCORES]
-    columns = ("concept", "model", "n", *names, "gap as taken", "gold to the other golds")
+    columns = ("concept", "model", "n", *names, "gap as taken", "each gold to the others")
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for concept, found in golds_of(lines)[1].items():
+    _, without, whole = golds_of(lines)
+    for concept, found in without.items():
         scores = found[0]["scores"]
-        before = [f"{100 * scores[f'{name}.before'][0]:.1f}" for name in SCORES]
-        rows.append(
-            f"| {concept} | unerased | | {' | '.join(before)} | {20 * scores['forget_accuracy.before'][0]:.1f} | |"
-        )
-        means = [f"{mean(map(score(name), found)):.1f}" for name in SCORES]
+        before = " | ".join(f"{100 * scores[f'{name}.before'][0]:.1f}" for name in SCORES)
+        rows.append(f"| {concept} | unerased | 1 | {before} | {20 * scores['forget_accuracy.before'][0]:.1f} | |")
         apart = [gold_gap(one, [x for x in found if x is not one]) for one in found] if len(found) > 1 else []
-        rows.append(
-            f"| {concept} | retrained | {len(found)} | {' | '.join(means)} | {mean(map(gap, found)):.1f} "
-            f"| {', '.join(f'{value:.1f}' for value in apart)} |"
-        )
+        for model, of in (("other seeds, with it", whole.get(concept, [])), ("retrained without", found)):
+            if of:
+                means = " | ".join(f"{mean(map(score(name), of)):.1f}" for name in SCORES)
+                said = ", ".join(f"{value:.1f}" for value in apart) if of is found else ""
+                rows.append(f"| {concept} | {model} | {len(of)} | {means} | {mean(map(gap, of)):.1f} | {said} |")
     return rows
 
 
 def beside_golds(lines: Sequence[Line]) -> list[str]:
     """Every arm's gap as taken and to the golds, on their concepts and base model, at the chosen settings."""
-    base, found = golds_of(lines)
+    base, found, _ = golds_of(lines)
     columns = ("method", "arm", "runs", "gap as taken", "gap to golds", "− `dual`'s", "p", "farther on")
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method in BASE if base else ():

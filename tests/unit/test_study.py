@@ -187,10 +187,12 @@ def test_a_run_is_away_from_golds_by_what_is_worse_than_their_mean(report):
 def test_golds_are_told_by_concept_with_their_distance_from_each_other(report):
     lines = [gold("cat", seed, forget) for seed, forget in enumerate((0.0, 0.1, 0.5))]
     lines += [gold("cat", 3, 0.9, base="other"), gold("fox", 0, 0.2), *runs(report, "dual", {"cat": [1.0]})]
+    lines += [gold("cat", 1, 0.8) | {"setting": "whole1", "job": "cat-whole-1"}]
     rows = report.golds(lines)
-    assert rows[2].startswith("| cat | unerased | | 100.0 | 90.0 |") and "| 20.0 |" in rows[2]
-    assert rows[3].startswith("| cat | retrained | 3 | 20.0 | 90.0 |") and rows[3].endswith("| 4.0 | 0.0, 0.0, 9.0 |")
-    assert rows[5].startswith("| fox | retrained | 1 | 20.0 |") and rows[5].endswith("| 4.0 |  |")
+    assert rows[2].startswith("| cat | unerased | 1 | 100.0 | 90.0 |") and "| 20.0 |" in rows[2]
+    assert rows[3].startswith("| cat | other seeds, with it | 1 | 80.0 | 90.0 |") and rows[3].endswith("| 16.0 |  |")
+    assert rows[4].startswith("| cat | retrained without | 3 | 20.0 |") and rows[4].endswith("| 4.0 | 0.0, 0.0, 9.0 |")
+    assert rows[6].startswith("| fox | retrained without | 1 | 20.0 |") and rows[6].endswith("| 4.0 |  |")
 
 
 def test_arms_are_compared_by_their_gap_to_golds(report):
