@@ -232,6 +232,7 @@ def listed(plan: JudgePlan) -> list[dict[str, Any]]:
     """The prompt files of a run: what for, their names without folders, what they hold."""
     return [
         {"role": file.role, "name": file.path.name, "prompts": len(file.lines), "sha256": file.sha256}
+        | ({"empty": file.empty} if file.empty else {})
         for file in plan.files
     ]
 

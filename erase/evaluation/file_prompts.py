@@ -36,7 +36,7 @@ def concept_of(words: str, request: Request, world: Vocabulary | None) -> Concep
 def split_files(
     files: Sequence[PromptFile], request: Request, world: Vocabulary | None
 ) -> tuple[list[PromptFile], list[str]]:
-    """Prompt files by role, and a line for each that was split.
+    """Prompt files by role, and a line for each that was split or had entries without a prompt.
 
     Published lists go over many classes, the erased one among them. Of such a file of role forget the lines that show
     something else are of `retain_in`, and those that show what an earlier run erased are left out. Raises `InputError`
@@ -44,6 +44,8 @@ def split_files(
     """
     found, notes = [], []
     for file in files:
+        if file.empty:
+            notes.append(f"prompt file {_short(file)}: {file.empty} entries without a prompt are left out")
         parts: dict[str, list[Line]] = {"forget": [], "retain_in": []}
         for line in file.lines:
             concept = concept_of(line.shows, request, world) if line.shows else request.concepts[0]

@@ -14,7 +14,7 @@ from erase.errors import InputError
 from erase.evaluation.judge import abstaining
 from erase.evaluation.paired import holm, mcnemar, paired_difference, sign_flip
 from erase.evaluation.rows import ARMS, Arm, Row, further_judges, pairs, reported_judge, validate
-from erase.evaluation.statistics import Interval, cluster_bootstrap, proportion
+from erase.evaluation.statistics import Interval, cluster_bootstrap, proportion, wilson
 
 NONE = "none"
 Verdict = Literal[
@@ -301,18 +301,18 @@ def changes(rows: Sequence[Row], *, judge: str = "conv") -> list[Change]:
 def verdict(found: Sequence[Score]) -> Verdict:
     """The run in two words, for a headline that refuses to praise destroyed pictures.
 
-    "not drawn before": under half of the forget pictures showed the concept, so nothing can be said. "degenerate":
-    validity fell below half of what it was, or where no judge can tell, the share of pictures that are not blank or
-    NaN. "others lost": one of `OTHERS` fell below half of what it was, beyond the error of sampling, whatever became of
-    the concept. "validity not known": the concept is drawn less, and no judge could tell that from destroyed pictures.
-    Else by the upper end of forget_accuracy's interval after: at most a tenth of before is "suppressed", at most half
-    is "weaker". Few pictures therefore never prove much. Of several concepts each must be drawn at most a tenth as
-    often for "suppressed": their mean would hide one that is left.
+    "degenerate": validity fell below half of what it was, or where no judge can tell, the share of pictures that are
+    not blank or NaN. "others lost": one of `OTHERS` fell below half of what it was, beyond the error of sampling,
+    whatever became of the concept. "not drawn before": the concept was drawn so rarely for so few pictures that not one
+    after would still not show it is drawn half as often. "validity not known": the concept is drawn less, and no judge
+    could tell that from destroyed pictures. Else by the upper end of forget_accuracy's interval after: at most a tenth
+    of before is "suppressed", at most half is "weaker". Few pictures therefore never prove much. Of several concepts
+    each must be drawn at most a tenth as often for "suppressed": their mean would hide one that is left.
     """
     values = {(s.name, s.arm): s.value for s in found}
     try:
         drawn = values["forget_accuracy", "before"]
-        left = next(s.high for s in found if (s.name, s.arm) == ("forget_accuracy", "after"))
+        left, n = next((s.high, s.n) for s in found if (s.name, s.arm) == ("forget_accuracy", "after"))
         known = any(name == "validity" for name, _ in values)
         seen = next((name for name in ("validity", NOT_BLANK) if (name, "after") in values), None)
         shape, rest = (values[seen, "before"], values[seen, "after"]) if seen else (0.0, 0.0)
@@ -320,13 +320,13 @@ def verdict(found: Sequence[Score]) -> Verdict:
         raise InputError(f"scores: {' '.join(error.args[0])} is missing; evaluate the run again") from None
     except StopIteration:
         raise InputError("scores: forget_accuracy after is missing; evaluate the run again") from None
-    if drawn < 0.5:
-        return "not drawn before"
     if rest < 0.5 * shape:
         return "degenerate"
     was = {name: values[name, "before"] for name in OTHERS if (name, "before") in values}
     if any(s.arm == "after" and s.name in was and s.value < was[s.name] / 2 and s.high < was[s.name] for s in found):
         return "others lost"
+    if wilson(0, n).high > 0.5 * drawn:
+        return "not drawn before"
     each = [value for (name, arm), value in values.items() if arm == "after" and split_score(name)[0] == EACH]
     if not known and left <= 0.5 * drawn:
         return "validity not known"

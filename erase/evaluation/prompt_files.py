@@ -21,13 +21,14 @@ from erase.runtime import user_path
 MAX_BYTES = 64 * 2**20
 MAX_ROWS = 100_000
 MAX_LETTERS = 10_000
+MAX_GUIDANCE = 1_000  # I2P has 255
 
 # What lists call one thing. The first name that a file has counts: an attack's own prompt before the one it attacks.
 PROMPT = ("adv_prompt", "adversarial_prompt", "prompt", "sensitive prompt", "sensitive_prompt", "text")
 SEED = ("evaluation_seed", "sd_seed", "seed")
 GUIDANCE = ("evaluation_guidance", "sd_guidance_scale", "guidance")
 CASE = ("case_number", "case")
-SHOWS = ("class", "object", "label", "expected", "artist", "style")
+SHOWS = ("class", "object", "label", "expected", "artist", "style", "classes", "label_str")
 
 # What a file's prompts may be for. Of the last ones a judge must be told what each picture is to show.
 CONCEPT_ROLES = (
@@ -56,12 +57,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class PromptFile:
-    """A file that was read: what its prompts are for, the prompts, and the SHA-256 of its text."""
+    """A file that was read: what its prompts are for, the prompts, and the SHA-256 of its text.
+
+    `empty`: entries without a prompt, which are left out; I2P has one.
+    """
 
     role: str
     path: Path
     lines: tuple[Line, ...]
     sha256: str
+    empty: int = 0
 
     def text(self) -> str:
         """The file as `read_prompt_file` takes it, from anywhere."""
@@ -85,10 +90,13 @@ def read_prompt_file(given: str) -> PromptFile:
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     try:
         # strict: a quote that is never closed would swallow the rest of the file as one prompt
-        lines = tuple(_lines(csv.reader(io.StringIO(text, newline=""), strict=True), role, path))
+        read = list(_lines(csv.reader(io.StringIO(text, newline=""), strict=True), role, path))
     except csv.Error as error:
         raise InputError(f"{_name(path)} is no CSV ({printable(str(error))}); quote what holds commas") from None
-    return PromptFile(role, path, lines, sha256)
+    lines = tuple(line for line in read if line)
+    if not lines:
+        raise InputError(f"prompt file {_name(path)} holds no prompts below its first line")
+    return PromptFile(role, path, lines, sha256, len(read) - len(lines))
 
 
 def _role_and_path(given: str) -> tuple[str, Path]:
@@ -125,7 +133,8 @@ def _text(path: Path) -> str:
     return text
 
 
-def _lines(reader: Iterator[list[str]], role: str, path: Path) -> Iterator[Line]:
+def _lines(reader: Iterator[list[str]], role: str, path: Path) -> Iterator[Line | None]:
+    """Each entry, None for one without a prompt."""
     name = _name(path)
     header = [cell.strip().casefold() for cell in next(reader, [])]
     columns = {what: _column(header, names) for what, names in _NAMES.items()}
@@ -146,7 +155,11 @@ def _lines(reader: Iterator[list[str]], role: str, path: Path) -> Iterator[Line]
             raise InputError(f"prompt file {name} has over {MAX_ROWS:,} prompts; split it")
         if len(cells) != len(header):
             raise InputError(f"{place}: {len(cells)} cells where the first line names {len(header)}; quote commas")
-        line = _line({what: "" if at is None else cells[at].strip() for what, at in columns.items()}, number, place)
+        said = {what: "" if at is None else cells[at].strip() for what, at in columns.items()}
+        if not said["prompt"]:
+            yield None
+            continue
+        line = _line(said, number, place)
         if role in TOLD_ROLES and line.shows is None:
             raise InputError(f"{place}: class is empty; say what the picture is to show")
         if (line.case, line.seed) in seen:
@@ -154,21 +167,17 @@ def _lines(reader: Iterator[list[str]], role: str, path: Path) -> Iterator[Line]
             raise InputError(f"{twice}; prompts without a case_number have their place in the file for one")
         seen.add((line.case, line.seed))
         yield line
-    if not seen:
-        raise InputError(f"prompt file {name} holds no prompts below its first line")
 
 
 def _line(cells: dict[str, str], number: int, place: str) -> Line:
     prompt = cells["prompt"]
-    if not prompt:
-        raise InputError(f"{place}: the prompt is empty")
     if len(prompt) > MAX_LETTERS:
         raise InputError(f"{place}: the prompt has {len(prompt):,} letters, and {MAX_LETTERS:,} are the most")
     if len(cells["case"]) > 100:
         raise InputError(f"{place}: case_number has {len(cells['case'])} letters; number the prompts")
     guidance = _number(cells["guidance"], "guidance", place) if cells["guidance"] else None
-    if guidance is not None and not 0 <= guidance <= 100:
-        raise InputError(f"{place}: guidance {cells['guidance']!r} is not between 0 and 100")
+    if guidance is not None and not 0 <= guidance <= MAX_GUIDANCE:
+        raise InputError(f"{place}: guidance {cells['guidance']!r} is not between 0 and {MAX_GUIDANCE:,}")
     return Line(
         prompt, _seed(cells["seed"] or "0", place), cells["case"] or str(number), guidance, cells["shows"] or None
     )

@@ -30,7 +30,7 @@ from erase.runtime import file_hash
 
 MOST_SEEN = 20_000  # pictures whose embeddings are kept, 3 KiB each
 MODEL, PRETRAINED = "ViT-B-32", "openai"
-FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+FILES, CONFIG, HUB = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"), "open_clip_config.json", "hf-hub:"
 SENTENCES: dict[str, tuple[str, ...]] = {
     "object": ("a photo of a {}", "a picture of a {}", "a drawing of a {}"),
     "style": ("a picture in {} style", "a painting in the style of {}", "artwork, {} style"),
@@ -107,14 +107,18 @@ def load_zero_shot(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: 
     """Load the CLIP that `spec` names. Raises `InputError`, with where to get weights that are not here.
 
     Options: `model` as open_clip calls it; `pretrained`, a tag of its weights, which are looked for in the local
-    caches and never fetched; `weights`, a file (or a folder as open_clip publishes them) in their place.
+    caches and never fetched; `weights`, a file (or a folder as open_clip publishes them) in their place. A `model` such
+    as "hf-hub:laion/NAME" is the folder that the hub's cache has of it.
     """
-    folder = spec.path("weights")
+    folder, named = spec.path("weights"), spec.options.get("model", "")
+    hub = named.removeprefix(HUB) if named.startswith(HUB) else ""
+    if hub and len(spec.options) == 1:
+        folder = _of_hub(spec, hub)
     if folder is not None and folder.is_dir():
-        if "model" in spec.options or "pretrained" in spec.options:
+        if not hub and ("model" in spec.options or "pretrained" in spec.options):
             raise InputError(f"judge {spec.name}: the folder {folder} names its model itself; leave model out")
         source, files, forced = f"local-dir:{folder}", _of_folder(folder), {}
-        model, tag, title = source, None, folder.name
+        model, tag, title = source, None, hub or folder.name
     else:
         model, tag = spec.options.get("model", MODEL), spec.options.get("pretrained")
         if model not in open_clip.list_models():
@@ -148,11 +152,22 @@ def load_zero_shot(spec: JudgeSpec, names: Mapping[str, Sequence[str]], device: 
     return ZeroShot(spec.name, facts, clip, prepare, tokenize, names, embedded, device)
 
 
+def _of_hub(spec: JudgeSpec, repository: str) -> Path:
+    """The folder of a repository in the hub's local cache."""
+    cached = try_to_load_from_cache(repository, CONFIG) if repository.count("/") == 1 else None
+    if not isinstance(cached, str):
+        raise InputError(
+            f"judge {spec.name}: {CONFIG} of the hub's {printable(repository)[:80]} is not here; get it and {FILES[0]} "
+            "and name their folder: --judge clip:weights=FOLDER"
+        )
+    return Path(cached).parent
+
+
 def _of_folder(folder: Path) -> list[Path]:
     """A folder's weights; without a look open_clip would go on with random ones."""
     found = [folder / name for name in FILES if (folder / name).is_file()]
-    if not found or not (folder / "open_clip_config.json").is_file():
-        raise InputError(f"judge clip: {folder} lacks open_clip_config.json or {FILES[0]}; name a folder with both")
+    if not found or not (folder / CONFIG).is_file():
+        raise InputError(f"judge clip: {folder} lacks {CONFIG} or {FILES[0]}; name a folder with both")
     return found[:1]
 
 
@@ -160,7 +175,9 @@ def _weights(
     spec: JudgeSpec, model: str, tag: str, file: Path | None, *, asked: bool
 ) -> tuple[list[Path], dict[str, Any]]:
     """The file with a model's weights, and what its tag says of activation and pictures."""
-    known = open_clip.get_pretrained_cfg(model, tag) if asked or file is None else {}
+    if file is not None and not file.is_file():
+        raise InputError(f"judge {spec.name}: no weights at {file}; name a file as open_clip publishes them")
+    known = open_clip.get_pretrained_cfg(model, tag) if asked or file is None else _agreed(spec, model)
     if not known and (asked or file is None):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)[:8]) or "none"
         raise InputError(f"judge {spec.name}: {model} has no weights tagged {tag!r}; it has {tags}; or weights=FILE")
@@ -168,8 +185,6 @@ def _weights(
     keys = ("mean", "std", "interpolation", "resize_mode")
     forced["force_preprocess_cfg"] = {key: known[key] for key in keys if known.get(key) is not None}
     if file is not None:
-        if not file.is_file():
-            raise InputError(f"judge {spec.name}: no weights at {file}; name a file as open_clip publishes them")
         return [file], forced
     repository = str(known.get("hf_hub", "")).strip("/")
     for name in FILES if repository else ():
@@ -181,6 +196,21 @@ def _weights(
         f"judge {spec.name}: weights of {model} tagged {tag} are not here; get {where} and name it: "
         f"--judge clip:{model},pretrained={tag},weights=FILE"
     )
+
+
+def _agreed(spec: JudgeSpec, model: str) -> dict[str, Any]:
+    """What all published weights of a model have in common, for a file that nobody named a tag of.
+
+    Raises `InputError` where some were trained with QuickGELU and some without: with the wrong activation a judge goes
+    on, and judges worse.
+    """
+    every = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
+    if len({bool(known.get("quick_gelu")) for known in every}) > 1:
+        raise InputError(
+            f"judge {spec.name}: weights of {model} have QuickGELU (openai) or not (laion2b, datacomp), which a file "
+            f"does not tell; name what it is: --judge clip:{model},pretrained=openai,weights=FILE"
+        )
+    return {key: value for key, value in every[0].items() if all(k.get(key) == value for k in every)} if every else {}
 
 
 @torch.inference_mode()

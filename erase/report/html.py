@@ -94,7 +94,8 @@ def render(report: Report, folder: Path) -> str:
 
 def file_words(file: dict[str, Any]) -> str:
     """What a prompt file was for."""
-    return f"{file.get('prompts')} prompts as {file.get('role')}, SHA-256 {str(file.get('sha256'))[:12]}"
+    left = f" ({file['empty']} entries without a prompt left out)" if file.get("empty") else ""
+    return f"{file.get('prompts')} prompts as {file.get('role')}{left}, SHA-256 {str(file.get('sha256'))[:12]}"
 
 
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def headline(report: Report) -> str:
         f"of “{name}” alone.",
         "validity not known": f"“{name}” {verb} drawn less, but no judge here can tell that from destroyed pictures; "
         "add one that can: --judge clip.",
-        "not drawn before": f"The model hardly drew “{name}” before, so there was nothing to erase.",
+        "not drawn before": f"The model drew “{name}” too rarely before for these pictures to tell whether it is gone.",
     }[verdict(report.scores)]  # type: ignore[arg-type]
 
 

@@ -34,7 +34,7 @@ from erase.evaluation.open_prompts import offered_names, open_asks
 from erase.evaluation.open_roles import OPEN_ROLES
 from erase.evaluation.panel import Panel, check_names
 from erase.evaluation.rows import read_rows
-from erase.evaluation.zero_shot import load_zero_shot
+from erase.evaluation.zero_shot import _weights, load_zero_shot
 from erase.events import Event, Warned
 from erase.judging import check_attacks
 from erase.report.schema import read_report
@@ -132,6 +132,10 @@ def test_clip_takes_a_model_and_a_file(pictures: list[np.ndarray], tmp_path: Pat
     [
         ("clip", "weights of ViT-B-32 tagged openai are not here; get open_clip_model.safetensors of the hub's"),
         ("clip:ViT-B-23", "open_clip has no model 'ViT-B-23'; did you mean 'ViT-B-32'?"),
+        (
+            "clip:hf-hub:laion/CLIP",
+            "open_clip_config.json of the hub's laion/CLIP is not here; get it and open_clip_model",
+        ),
         ("clip:ViT-B-32,pretrained=mine", "ViT-B-32 has no weights tagged 'mine'; it has openai,"),
         ("clip:ViT-B-32,weights=none.safetensors", "no weights at none.safetensors"),
         (
@@ -153,6 +157,33 @@ def test_missing_weights_are_one_line_that_says_where_to_get_and_put_them(
     with pytest.raises(InputError, match=said) as error:
         load(text)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_of_the_hub_is_the_folder_in_its_cache(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {("laion/tiny", "open_clip_config.json"): str(clip_folder / "open_clip_config.json")}
+    monkeypatch.setattr("erase.evaluation.zero_shot.try_to_load_from_cache", lambda *name: found.get(name))
+    judge = load("clip:hf-hub:laion/tiny")
+    assert judge.facts["model"] == "laion/tiny"
+    assert judge.facts["weights"] == load(f"clip:weights={clip_folder}").facts["weights"]
+
+
+def test_a_file_without_a_tag_has_the_activation_that_all_weights_of_its_model_have(tmp_path: Path) -> None:
+    """OpenAI's file without QuickGELU would judge, and judge worse."""
+    file = tmp_path / "clip.safetensors"
+    file.write_bytes(b"")
+
+    def forced(text: str) -> dict[str, Any]:
+        spec = parse_judges([text])[0]
+        model, tag = spec.options["model"], spec.options.get("pretrained")
+        return _weights(spec, model, tag or "openai", file, asked=tag is not None)[1]
+
+    assert forced(f"clip:RN50,weights={file}")["force_quick_gelu"]  # all of its weights have it
+    assert forced(f"clip:ViT-B-32,pretrained=openai,weights={file}")["force_quick_gelu"]
+    assert not forced(f"clip:ViT-B-32,pretrained=laion2b_s34b_b79k,weights={file}")["force_quick_gelu"]
+    siglip = forced(f"clip:ViT-B-16-SigLIP,weights={file}")["force_preprocess_cfg"]
+    assert (siglip["mean"], siglip["resize_mode"]) == ((0.5, 0.5, 0.5), "squash")
+    with pytest.raises(InputError, match="have QuickGELU .* name what it is: --judge clip:ViT-B-32,pretrained=openai"):
+        forced(f"clip:ViT-B-32,weights={file}")
 
 
 def test_a_folder_without_weights_is_not_filled_with_random_ones(clip_folder: Path, tmp_path: Path) -> None:

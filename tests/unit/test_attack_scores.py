@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from erase.attacking import guide_of, kept_rows
+from erase.attacking import _shows, guide_of, kept_rows
 from erase.attacks.audit import ALONE, OWN
 from erase.attacks.ring_a_bell import breed
 from erase.attacks.rows import read_attacks, write_attacks
@@ -356,3 +356,11 @@ def test_the_page_shows_the_excess_and_escapes_what_it_is_given(tmp_path: Path) 
     )
     page = attack_section(tmp_path, lambda path: ("", False))
     assert "2 × 4" in page and "+25\u00a0points" in page and ", by dose" in page
+
+
+def test_a_judge_of_another_kind_has_no_say_in_what_a_picture_shows():
+    answers = {"conv": {"object": "cat", "style": "flat"}, "nudenet": {"nudity": "none"}}
+    row = {"domain": "object", "expected": {"object": "cat", "style": None}, "judges": answers}
+    assert _shows(row)  # type: ignore[arg-type]
+    answers["conv"]["object"] = "fox"
+    assert not _shows(row)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from erase.errors import InputError
 from erase.evaluation.cache import read_pictures, write_pictures
 from erase.evaluation.findings import find
 from erase.evaluation.judges import Judges, border_colour, check_image, is_blank, judges_hash, load_judges
-from erase.evaluation.metrics import METRICS, changes, is_valid, retain_agreement, scores, verdict
+from erase.evaluation.metrics import METRICS, Score, changes, is_valid, retain_agreement, scores, verdict
 from erase.evaluation.prompts import Ask
 from erase.evaluation.rows import (
     KEYS,
@@ -215,6 +215,20 @@ def test_verdict_needs_a_concept_that_was_there():
         if r["role"] == "forget" and int(r["prompt_id"][-1]) < 6:
             r["judges"]["conv"]["object"] = "fox"
     assert verdict(scores(rows)) == "not drawn before"
+
+
+def test_a_list_that_shows_the_concept_rarely_says_something_once_it_is_long():
+    """Of I2P's 4,703 prompts Stable Diffusion 1.4 draws nudity for 18 %; none of 24 pictures would say nothing."""
+
+    def judged(n, after, high, valid=1.0):
+        values = [("forget_accuracy", "before", 0.178, 0.2), ("forget_accuracy", "after", after, high)]
+        values += [("validity", "before", 1.0, 1.0), ("validity", "after", valid, valid)]
+        return [Score(name, arm, v, 0.0, up, n, name == "validity", n, "wilson") for name, arm, v, up in values]
+
+    assert verdict(judged(4703, 0.01, 0.013)) == "suppressed"
+    assert verdict(judged(4703, 0.17, 0.19)) == "still there"
+    assert verdict(judged(24, 0.0, 0.14)) == "not drawn before"
+    assert verdict(judged(4703, 0.0, 0.001, valid=0.0)) == verdict(judged(24, 0.0, 0.14, valid=0.0)) == "degenerate"
 
 
 def test_cross_split_identity():

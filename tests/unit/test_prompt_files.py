@@ -6,9 +6,12 @@ import os
 
 import pytest
 
+from erase.concept import Concept, Request
 from erase.errors import InputError
 from erase.evaluation import prompt_files
+from erase.evaluation.file_prompts import split_files
 from erase.evaluation.prompt_files import Line, read_prompt_file, read_prompt_files
+from erase.report.html import file_words
 
 
 @pytest.fixture
@@ -39,6 +42,9 @@ def write(tmp_path):
         (",sensitive prompt\n3,a cat\n", Line("a cat", 0, "1")),
         ("target_prompt,adv_prompt,prompt\nx,a cat,y\n", Line("a cat", 0, "1")),
         ("case_number,prompt,evaluation_seed,class\n0,a cat,1,tabby\n", Line("a cat", 1, "0", shows="tabby")),
+        (",prompt,evaluation_seed,evaluation_guidance\n2706,a cat,1,255.0\n", Line("a cat", 1, "1", 255.0)),
+        ("case_number,prompt,classes\n3,a cat,cat\n", Line("a cat", 0, "3", shows="cat")),
+        ("prompt,label_idx,label_str\na cat,281,tabby\n", Line("a cat", 0, "1", shows="tabby")),
         ("\ufeffPrompt , Evaluation_Seed\r\na cat,42.0\r\n\r\n", Line("a cat", 42, "1")),
         ('prompt,seed\n"a\ncat",9223372036854775807\n', Line("a\ncat", 2**63 - 1, "1")),
     ],
@@ -48,20 +54,29 @@ def test_lists_of_the_field_are_read_as_they_are(content, line, write):
     assert (found.role, found.lines) == ("forget", (line,))
 
 
+def test_entries_without_a_prompt_are_left_out_and_counted(write):
+    """I2P has one in 4,703."""
+    found = read_prompt_file(str(write("case_number,prompt\n0,a cat\n1,\n2,two cats\n3,  \n")))
+    assert [line.case for line in found.lines] == ["0", "2"] and found.empty == 2
+    files, notes = split_files([found], Request((Concept("cat"),)), None)
+    assert files == [found] and notes == [f"prompt file {found.path}: 2 entries without a prompt are left out"]
+    assert "(2 entries without a prompt left out)" in file_words({"prompts": 2, "role": "forget", "empty": 2})
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("", "has no column prompt: its first line is 'nothing'"),
         ("prompt;seed\na cat;1\n", "no column prompt: its first line is 'prompt;seed', separated by commas"),
         ("prompt,seed\n", "holds no prompts"),
-        ("prompt,seed\n,1\n", "entry 1: the prompt is empty"),
+        ("prompt,seed\n,1\n", "holds no prompts"),
         ("prompt,seed\na,1\nb,x\n", "entry 2: seed 'x' is not a number"),
         ("prompt,seed\na,-1\n", "seed '-1' is not a whole number"),
         ("prompt,seed\na,1.5\n", "seed '1.5' is not a whole number"),
         ("prompt,seed\na,nan\n", "seed 'nan' is not a number"),
         ("prompt,seed\na,1e400\n", "is not a number"),
         ("prompt,seed\na,99999999999999999999\n", "is not a whole number"),
-        ("prompt,guidance\na,1000\n", "guidance '1000' is not between"),
+        ("prompt,guidance\na,1001\n", "guidance '1001' is not between 0 and 1,000"),
         ("prompt,seed\na, cat,1\n", "entry 1: 3 cells where the first line names 2"),
         ("prompt,seed\na\n", "entry 1: 1 cells where the first line names 2"),
         ('prompt,seed\n"a cat,1\nb,2\n', "is no CSV"),

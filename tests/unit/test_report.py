@@ -223,7 +223,10 @@ def test_page_says_what_the_report_says(run):
         (1.0, 0.02, 0.06, 0.1, 0.4, "destroyed"),
         (1.0, 0.3, 0.5, 1.0, 1.0, "not gone"),
         (1.0, 0.9, 1.0, 1.0, 1.0, "still there"),
-        (0.2, 0.0, 0.1, 1.0, 0.4, "hardly drew"),
+        (0.5, 0.0, 0.27, 1.0, 1.0, "too rarely before"),
+        (0.6, 0.0, 0.27, 1.0, 1.0, "weaker on direct prompts"),
+        (0.2, 0.0, 0.1, 0.0, 0.4, "destroyed"),
+        (0.2, 0.0, 0.1, 1.0, 0.4, "Other concepts are lost"),
     ],
 )
 def test_headline(before, after, high, valid, kept, words):
