@@ -23,7 +23,7 @@ from erase.report.retention import retention_section
 from erase.report.roles import TITLES, roles_section
 from erase.report.schema import Pair, Report, ScoreEntry, read_report
 from erase.report.template import filled
-from erase.report.words import NARROW, change_words, concept_name, headline, lead, nested, show, spread
+from erase.report.words import NARROW, attacked, change_words, concept_name, headline, lead, nested, show, spread
 from erase.report.worst import worst_section
 from erase.runtime import write_text
 
@@ -165,10 +165,14 @@ def limits(report: Report) -> list[str]:
         "A few pictures that someone looked at are no measurement: neither of what is gone nor of what else broke."
     ]
     if report.scores:
-        lines = [
-            "The scores come from direct prompts. Unless attack scores are listed, nothing here says whether the "
-            "concept comes back under paraphrase, optimised prompts or fine-tuning."
-        ]
+        roles, tried = bool(report.findings and report.findings.roles), bool(attacked(report))
+        unseen = [*([] if roles else ["paraphrase"]), *([] if tried else ["optimised prompts", "fine-tuning"])]
+        lines = ["What was not asked, and attacks that were not tried or stronger ones, may bring the concept back."]
+        if unseen:
+            lines = [
+                f"Nothing here says whether the concept comes back under {', '.join(unseen[:-1])}"
+                f"{' or ' if unseen[:-1] else ''}{unseen[-1]}: that was not tried."
+            ]
     if "world" in (nested(report.config, "model"), report.first_model):
         lines.append(
             "The bundled world is small and closed, and its judges know exactly what it can draw. Orderings and "

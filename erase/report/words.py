@@ -8,11 +8,13 @@ from typing import Any
 from erase.concept import title
 from erase.evaluation.findings import DRAWN, KEPT
 from erase.evaluation.metrics import EACH, EARLIER, split_score, verdict
-from erase.evaluation.paired import beyond_chance
+from erase.evaluation.paired import ALPHA, beyond_chance
 from erase.report.entries import RetentionEntry
+from erase.report.floors import ATTACKED
 from erase.report.plots import label
 from erase.report.schema import ChangeEntry, Report, ScoreEntry
 
+EXCESS = ".excess"  # ends the name of an attack's score over its control
 NARROW = "\u00a0"  # keeps a number and its unit on one line
 
 
@@ -43,9 +45,12 @@ def headline(report: Report) -> str:
     name, verb = concept_name(report), "are" if len(concept_names(report)) > 1 else "is"
     if not report.scores:
         return f"The training against “{name}” is done; nothing has been judged."
+    listed = any(file.get("role") == "forget" for file in report.prompt_files)
+    asked = "the prompts given" if listed else "direct prompts"
+    back = f"come{'s' if verb == 'is' else ''} back under attack" if _brought_back(report) else ""
     return {
-        "suppressed": f"“{name}” {verb} suppressed on direct prompts.",
-        "weaker": f"“{name}” {verb} weaker on direct prompts, but not gone.",
+        "suppressed": f"“{name}” {verb} suppressed on {asked}{back and f', but {back}'}.",
+        "weaker": f"“{name}” {verb} weaker on {asked}, but not gone{back and f', and {back}'}.",
         "still there": f"“{name}” {verb} still there.",
         "degenerate": f"The pictures are destroyed; this says nothing about “{name}”.",
         "others lost": "Other concepts are lost: they are drawn less than half as often as before; this is no erasure "
@@ -68,6 +73,8 @@ def lead(report: Report) -> list[str]:
             f"after (95{NARROW}% interval {spread(after)}).",
             *_most_left(report),
             *_earlier(report),
+            *_otherwise(report),
+            *_under_attack(report),
         ]
     )
     wanted = {s.name for s in report.scores if s.higher_is_better}
@@ -102,6 +109,39 @@ def _most_left(report: Report) -> list[str]:
     if most is None or not most.value:
         return []
     return [f"Most is left of “{split_score(most.name)[1]}”: {show(most)} of {most.n}."]
+
+
+def _otherwise(report: Report) -> list[str]:
+    """How often the concept is drawn where it is asked for by other words, of those that said something before."""
+    parts = []
+    for entry in report.findings.roles if report.findings else []:
+        after = report.score(entry.name, "after")
+        if entry.drawn and after and not after.higher_is_better:
+            parts.append(f"{label(entry.name).lower()} {show(after)}, before {100 * entry.before:.0f}{NARROW}%")
+    return [f"Asked for otherwise: {'; '.join(parts)}."] if parts else []
+
+
+def attacked(report: Report) -> list[ScoreEntry]:
+    """Each attack's excess over its control."""
+    return [s for s in report.scores if s.arm == "after" and s.name.startswith(ATTACKED) and s.name.endswith(EXCESS)]
+
+
+def _brought_back(report: Report) -> list[ScoreEntry]:
+    """The excesses that chance does not explain, after Holm's correction over the run's attacks."""
+    return [s for s in attacked(report) if s.low > 0 and s.p_holm is not None and s.p_holm < ALPHA]
+
+
+def _under_attack(report: Report) -> list[str]:
+    tried, back = attacked(report), _brought_back(report)
+    if not tried:
+        return []
+    if not back:
+        return [f"No attack of {len(tried)} is sure to bring back more than its control; their table says how sure."]
+    parts = [
+        f"{label(s.name.removesuffix(EXCESS)).removeprefix('Attack: ')} +{100 * s.value:.0f}{NARROW}% [{spread(s)}]"
+        for s in back
+    ]
+    return [f"Attacks bring it back in more cases than their controls do: {'; '.join(parts)}."]
 
 
 def _earlier(report: Report) -> list[str]:

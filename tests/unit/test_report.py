@@ -17,7 +17,8 @@ from erase.evaluation.metrics import METRICS, Change, Score, changes, scores
 from erase.evaluation.prompts import Ask
 from erase.evaluation.rows import Setting, make_row
 from erase.report.card import write_card
-from erase.report.html import embed, headline, write_html
+from erase.report.entries import FindingsEntry, RoleEntry
+from erase.report.html import embed, headline, limits, write_html
 from erase.report.plots import losses_svg, read_steps, smooth
 from erase.report.schema import Pair, Picture, build_report, choose_pairs, read_report, write_report
 from erase.report.words import lead
@@ -239,6 +240,34 @@ def test_headline(before, after, high, valid, kept, words):
         Score("neighbour_accuracy", "after", kept, 0, max(kept, 0.7), 10, True, 10, "wilson"),
     ]
     assert words in headline(report(scores=table))
+
+
+def test_words_say_what_other_ways_to_ask_and_attacks_found():
+    table = [
+        Score("forget_accuracy", "before", 1, 0.9, 1, 40, False, 40, "wilson"),
+        Score("forget_accuracy", "after", 0, 0, 0.09, 40, False, 40, "wilson"),
+        Score("validity", "before", 1, 0, 1, 40, True, 40, "wilson"),
+        Score("validity", "after", 1, 0, 1, 40, True, 40, "wilson"),
+        Score("forget_synonym_rare_accuracy", "after", 0.6, 0.4, 0.8, 40, False, 40, "wilson"),
+        Score("attack.p4d.excess", "after", 0.1, -0.1, 0.3, 8, False, 8, "tango", p=0.3, p_holm=0.3),
+    ]
+    roles = [
+        RoleEntry(role="forget_synonym_rare", name="forget_synonym_rare_accuracy", before=0.9, n=40, drawn=True),
+        RoleEntry(role="forget_lang", name="forget_lang_accuracy", before=0.1, n=40, drawn=False),
+    ]
+    plain = report(scores=table[:4])
+    assert headline(plain) == "“cat” is suppressed on direct prompts."
+    assert "under paraphrase, optimised prompts or fine-tuning: that was not tried" in limits(plain)[0]
+    found = report(scores=table, findings=FindingsEntry(roles=roles))
+    assert headline(found) == headline(plain)
+    assert "60\u00a0%, before 90\u00a0%." in lead(found)[0] and "Asked for otherwise" in lead(found)[0]
+    assert "No attack of 1 is sure to bring back more than its control" in lead(found)[0]
+    assert "that were not tried or stronger ones" in limits(found)[0]
+    table += [Score("attack.relearning.excess", "after", 0.5, 0.2, 0.8, 8, False, 8, "tango", p=0.01, p_holm=0.02)]
+    found = report(scores=table)
+    assert headline(found) == "“cat” is suppressed on direct prompts, but comes back under attack."
+    assert "relearning +50\u00a0% [20 to 80\u00a0%]." in lead(found)[0] and "p4d" not in lead(found)[0]
+    assert "on the prompts given" in headline(report(scores=table, prompt_files=[{"role": "forget", "name": "a.csv"}]))
 
 
 def plain_pairs():
