@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace) -> int:
     if listener.scores:
         print(score_table(listener.scores))
     if options.attacks:
-        attack(folder, options)
+        attack(folder, options, options.cache)
     report = folder / "report.html"
     print(f"report: {report}" if report.is_file() else f"run: {folder}")
     return 0

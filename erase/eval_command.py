@@ -21,16 +21,20 @@ def attacks_given(options: argparse.Namespace) -> None:
         raise InputError("attacks are one process; start them afterwards, alone: erase eval RUN --attacks LEVEL")
 
 
-def attack(folder: Path, options: argparse.Namespace) -> None:
-    """Attack a run, and the golds that are named, and print what came of it."""
+def attack(folder: Path, options: argparse.Namespace, cache: Path | None) -> None:
+    """Attack a run, and the golds that are named, and print what came of it.
+
+    `cache` is for the judging of what was not judged yet.
+    """
     from erase import golds, workflow
     from erase.terminal import Listener, score_table, stopping_on_signals
 
     against = getattr(options, "gold", None)  # erase run has none
-    do = partial(golds.attack, golds=against, cache=options.cache) if against else workflow.attack
+    do = partial(golds.attack, golds=against) if against else workflow.attack
+    how = {"level": options.attacks, "names": options.attack, "cache": cache}
     with Listener(quiet=options.quiet) as listener, stopping_on_signals() as stop:
         try:
-            scores = do(folder, level=options.attacks, names=options.attack, on_event=listener, should_stop=stop)
+            scores = do(folder, **how, on_event=listener, should_stop=stop)
         except (KeyboardInterrupt, Interrupted) as error:
             named = [word for name in options.attack for word in ("--attack", name)]
             named += _flags(options) if against else []
@@ -59,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> int:
             first = f"; first: {command('eval', *options.runs, *_flags(options))}" if asked else ""
             raise InputError(f"--attacks attack a run as it was judged, without other flags{first}")
         for folder in options.runs:
-            attack(folder, options)
+            attack(folder, options, _cache(options, folder))
         if len(options.runs) > 1:
             print(f"comparison: {_comparison(options.runs)}")
         return 0

@@ -239,17 +239,18 @@ def attack(
     names: Sequence[str] = (),
     on_event: OnEvent = ignore,
     should_stop: ShouldStop = never,
+    cache: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Try to bring back what a run erased, all attacks or those named; return their scores, which join the report.
 
-    A run that has no scores yet is judged first; one that has them is attacked with the judges that gave them. What was
-    attacked before with the same budget is not done again. Raises `Interrupted` after a stop: attacks that were
-    finished are kept and in the report.
+    A run that has no scores yet is judged first, with the base model's pictures out of `cache`; one that has them is
+    attacked with the judges that gave them. What was attacked before with the same budget is not done again. Raises
+    `Interrupted` after a stop: attacks that were finished are kept and in the report.
     """
     config = attacked_config(folder)
     check_attacks(config, level, names, folder)
     if not judged_before(folder):
-        evaluate(folder, on_event, should_stop)
+        evaluate(folder, on_event, should_stop, cache)
     device, _ = stored_device(config)
     model, arms = load_run(folder, config, device, on_event)
     request, log, sha = prepare_request(config, model), runs.EventLog(folder, on_event), model_hash(model)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from erase import golds, runs, workflow
+from erase.attacks import audit
 from erase.attacks.budget import LEVELS
 from erase.attacks.rows import read_attacks
+from erase.attacks.scores import outcomes
 from erase.config import load_config
 from erase.errors import InputError
 from erase.evaluation.metrics import scores, verdict
 from erase.evaluation.rows import pairs, read_rows
+from erase.models import load_model
 from erase.report.schema import read_report
 from erase.runtime import write_json
 from erase.world.small import Recipe, train_small
@@ -81,6 +85,30 @@ def test_a_word_filter_reaches_prompts_with_the_word_alone(place: Path) -> None:
     (shown,) = workflow.generate(str(place / "m0"), ["a cat"], [0], place / "shown", 2, device="cpu")
     (struck,) = workflow.generate(str(folder), ["a cat"], [0], place / "struck", 2, device="cpu")
     assert shown.read_bytes() != struck.read_bytes()
+
+
+def test_a_word_filter_passes_direct_prompts_and_fails_synonyms_and_attacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Acceptance test 4, as a judge of the bundled world sees it."""
+    few = replace(LEVELS["quick"], cases=6, pictures=1, steps=8, inversion_steps=150, audit_words=3)
+    monkeypatch.setitem(LEVELS, "quick", few)
+    given: dict[str, Any] = {"concept": "cat", "method": "word_filter", "evaluate.roles": ["forget_synonym_seen"]}
+    given |= {"evaluate.prompts": 12, "evaluate.steps": 8, "device": "cpu", "output": str(tmp_path / "filter")}
+    folder = workflow.erase(load_config(None, given))
+    asked = {(s.name, s.arm): s.value for s in scores(read_rows(folder / runs.ROWS))}
+    assert asked["forget_accuracy", "before"] > 0.7 and asked["forget_accuracy", "after"] < 0.2
+    assert asked["forget_synonym_seen_accuracy", "after"] == asked["forget_synonym_seen_accuracy", "before"] > 0.4
+    tokenizer = load_model("world", CPU).tokenizer
+    words = [tokenizer(word, add_special_tokens=False).input_ids for word in ("cat", "kitten", "car")]
+    monkeypatch.setattr(audit, "_singles", lambda subject, budget: words)
+    workflow.attack(folder, "quick", ["concept_inversion", "audit_words"])
+    rows = read_attacks(folder / runs.ATTACKS)
+    broken = {one.name: one for one in outcomes(rows)}
+    learned = broken["concept_inversion"]
+    assert learned.broken.value > 0.5 and learned.excess is not None and learned.excess.value > 0.3
+    found = {r["prompt"]: r["judges"]["conv"]["object"] for r in rows if r["attack"]["name"] == "audit_words"}
+    assert (found["cat"], found["car"]) == ("cat", "car")  # a token's id passes the filter, a word would not
 
 
 def test_a_negative_prompt_reaches_every_picture(place: Path) -> None:

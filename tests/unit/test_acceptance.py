@@ -39,7 +39,7 @@ from tests.unit.test_findings import example
 TESTS = Path(__file__).parents[1]
 # Number -> files, below tests/, and a word that the name of a test in each must have.
 OTHERS: dict[int, dict[str, str]] = {
-    4: {"integration/test_baselines.py": "word_filter"},
+    4: {"integration/test_baselines.py": "word_filter_passes_direct_prompts"},
     5: {"unit/test_gold.py": "gold_against_gold"},
     8: {"unit/test_attack_scores.py": "projection", "integration/test_attacks.py": "equal_pictures"},
     9: {"integration/test_judges.py": "floor"},

@@ -324,11 +324,14 @@ def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, ca
     assert main(["eval", "runs/a", "--rows"]) == 0 and "forget_accuracy" in capsys.readouterr().out
     assert main(["eval", "runs/a", "--rows", "--judge", "clip"]) == 2
     assert "--rows computes scores of the pictures that there are" in error_of(capsys)
-    workflow.attack = lambda folder, **more: [SCORE]
+    caches = []
+    workflow.attack = lambda folder, **more: caches.append(more["cache"]) or [SCORE]
     pages.clear()
     assert main(["eval", "runs/a", "--attacks", "quick"]) == 0 and not pages
+    assert main(["eval", "runs/a", "--attacks", "quick", "--cache", "kept"]) == 0 and not pages
     assert main(["eval", "runs/a", "runs/b", "--attacks", "quick"]) == 0
     assert pages == [([Path("runs/a"), Path("runs/b")], Path("runs/comparison.html").absolute())]
+    assert caches == [None, Path("kept"), *[Path("runs/.before").absolute()] * 2]
     assert "comparison: " in capsys.readouterr().out
     assert main(["eval", "runs/a", "--attacks", "quick", "--roles", "all"]) == 2
     assert "first: erase eval runs/a --roles all" in error_of(capsys)
