@@ -19,7 +19,10 @@ from erase.resources import asset, bundled_config
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-MATRICES = [ROOT / "configs" / "batch.yaml", *sorted((ROOT / "configs" / "study").glob("*.yaml"))]
+MATRICES = [
+    *(ROOT / "configs" / name for name in ("batch.yaml", "baselines.yaml")),
+    *sorted((ROOT / "configs" / "study").glob("*.yaml")),
+]
 CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(MATRICES))
 
 
