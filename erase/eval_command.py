@@ -56,7 +56,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise InputError(
             "--gold compares one run, as it was judged last; leave out the other runs and flags, or judge it so first"
         )
-    if len(options.runs) > 1:
+    if len(options.runs) > 1 or options.rows:
         _check_runs(options.runs, options.rows)
     if options.attacks:
         if options.rows or asked:
@@ -88,6 +88,8 @@ def evaluate(options: argparse.Namespace) -> int:
                     raise Interrupted("stopped")
             except Interrupted as error:
                 again = command("eval", *options.runs[place:], *_flags(options))
+                if place and not options.rows:
+                    again += f"; then all on one page: {command('eval', *options.runs, '--rows')}"
                 raise Interrupted(f"{error}; start again with: {again}") from None
             if len(options.runs) > 1:
                 print(f"{folder}")

@@ -9,6 +9,7 @@ from typing import Any
 from erase import runs, workflow
 from erase.config import Config, load_config, run_folders
 from erase.errors import InputError
+from erase.evaluation.prompt_files import read_prompt_files
 from erase.events import OnEvent, ShouldStop, Warned, ignore, never
 from erase.judged import attacked_config, judged_config
 from erase.judging import check_attacks
@@ -138,7 +139,9 @@ def _settings(folder: Path, config: Config, name: str, *, attacked: bool = False
         "device": config.device,
     }
     weights = {str(file.relative_to(source)): file_hash(file) for file in sorted(source.rglob("*.safetensors"))}
-    key = content_hash([given, weights])[:8]  # a world trained anew at the same place is another gold
+    lists = [file.sha256 for file in read_prompt_files(config.evaluate.files or ())]
+    # A world trained anew at the same place is another gold, and a list that was changed asks for other pictures.
+    key = content_hash([given, weights, *([lists] if lists else [])])[:8]
     return load_config(None, given | {"output": str(folder / FOLDER / f"{source.resolve().name}-{key}")})
 
 

@@ -20,7 +20,7 @@ from erase.estimate import COUNTED, GIB, Need, Weights, bytes_of_states, estimat
 from erase.evaluation.rows import Arm
 from erase.events import OnEvent, ShouldStop, ignore, never
 from erase.judging import check_judges, deciding, hiding_of
-from erase.methods import METHODS, Options
+from erase.methods import METHODS, Options, baselines
 from erase.models import (
     ENCODER,
     WORLD,
@@ -217,6 +217,12 @@ def open_model(
     if not folders:
         return load_model(source, device, variant, on_event, should_stop), {"before": {}, "after": {}}
     config = stored_config(folders[0], finished=True)
+    baseline = baselines.BASELINES.get(config.method.name)
+    if baseline and baseline.hides:
+        raise InputError(
+            f"{source} is a run of {baseline.name}, which hides the concept in prompts and changes no weights: there "
+            "is nothing to export or to go on from; erase generate draws with it"
+        )
     model, first = open_model(config.model, device, config.variant, on_event, should_stop)
     arms = put_trained(folders[0], config, model)
     return model, {"before": arms["before"] | first["before"], "after": first["after"] | arms["after"]}

@@ -53,8 +53,12 @@ that p is at most 0.05. Below 0 the other run resists more.</p>
 was.</p>{% endif %}</section>"""
 
 
-def attacks_compared(runs: Mapping[str, Attacked]) -> str:
-    """HTML of the section, "" where no run was attacked. The first run is the one that others are compared with."""
+def attacks_compared(runs: Mapping[str, Attacked], spoiled: Mapping[str, str]) -> str:
+    """HTML of the section, "" where no run was attacked. The first run is the one that others are compared with.
+
+    `spoiled` are verdicts of runs that lost more than the concept: what draws nothing resists nothing, so these have
+    their verdict beside the name and no difference.
+    """
     found = {name: attacks_found(run) for name, run in runs.items()}
     attacks = {name: one for given in found.values() for name, one in given.items()}
     if not attacks:
@@ -62,12 +66,18 @@ def attacks_compared(runs: Mapping[str, Attacked]) -> str:
     order = sorted(attacks, key=lambda name: place(attacks[name]))
     (first, ours), *rest = runs.items()
     given, refused = attack_versus(ours, dict(rest))
+    for name, word in spoiled.items():
+        for run in [run for run in given if name in (first, run)]:
+            del given[run]
+            whose = "lost" if name == run else f"would be beside {name}, which lost"
+            why = f"{whose} more than the concept ({word}), so that what is not drawn is no resistance"
+            refused[run] = [*refused.get(run, []), ("", why)]
     told = [
         _difference(name, one) for name, own in given.items() for one in sorted(own, key=lambda d: order.index(d.name))
     ]
     return filled(
         TEMPLATE,
-        names=[first, *(name for name, _ in rest)],
+        names=[f"{name} ({spoiled[name]})" if name in spoiled else name for name in runs],
         rows=[{"name": title(a), "cells": [_cell(run, found[run].get(a)) for run in found]} for a in order],
         repelled=any(repelled(one) for own in found.values() for one in own.values()),
         curves=_curves(found, order),

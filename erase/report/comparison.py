@@ -15,6 +15,7 @@ from erase.evaluation.metrics import Change
 from erase.evaluation.paired import MARGIN, beyond_chance
 from erase.evaluation.power import pairs_for
 from erase.evaluation.rows import Row, check_counts, read_rows
+from erase.evaluation.standing import standing
 from erase.evaluation.versus import Judged, versus
 from erase.report.attacked import attacks_compared
 from erase.report.html import concept_name, nested
@@ -37,7 +38,9 @@ def write_comparison(folders: Sequence[Path], page: Path) -> Path:
         name: Attacked(judged[name], _attacks(folder, judged[name]))
         for name, folder in zip(names, folders, strict=True)
     }
-    write_text(page, render(heading, entries, {}, *differences(judged), attacks_compared(attacked)))
+    words = [standing(read_report(folder / runs.REPORT).scores) for folder in folders]
+    spoiled = {name: word for name, word in zip(names, words, strict=True) if word in ("others lost", "degenerate")}
+    write_text(page, render(heading, entries, {}, *differences(judged), attacks_compared(attacked, spoiled)))
     return page
 
 

@@ -47,6 +47,9 @@ def headline(report: Report) -> str:
         return f"The training against “{name}” is done; nothing has been judged."
     listed = any(file.get("role") == "forget" for file in report.prompt_files)
     asked = "the prompts given" if listed else "direct prompts"
+    few = _too_few(report)
+    if few:
+        return f"“{name}” {verb} drawn less on {asked}, but {few}."
     back = f"come{'s' if verb == 'is' else ''} back under attack" if _brought_back(report) else ""
     return {
         "suppressed": f"“{name}” {verb} suppressed on {asked}{back and f', but {back}'}.",
@@ -57,8 +60,23 @@ def headline(report: Report) -> str:
         f"of “{name}” alone.",
         "validity not known": f"“{name}” {verb} drawn less, but no judge here can tell that from destroyed pictures; "
         "add one that can: --judge clip.",
-        "not drawn before": f"The model drew “{name}” too rarely before for these pictures to tell whether it is gone.",
+        "not drawn before": f"These pictures are too few, or showed “{name}” too rarely before, to tell if it is gone.",
     }[verdict(report.scores)]  # type: ignore[arg-type]
+
+
+def _too_few(report: Report) -> str:
+    """Where the pictures alone would speak for more than the interval bears out: what cannot be said."""
+    word = verdict(report.scores)  # type: ignore[arg-type]
+    before, after = report.score("forget_accuracy", "before"), report.score("forget_accuracy", "after")
+    each = [s.value for s in report.scores if s.arm == "after" and split_score(s.name)[0] == EACH]
+    if word not in ("weaker", "still there") or not before or not after or not before.value:
+        return ""
+    left = max([after.value, *each]) / before.value
+    if word == "weaker" and left <= 0.1:
+        return f"{after.n} pictures are too few to say that it is gone"
+    if word == "still there" and left <= 0.5:
+        return f"{after.n} pictures are too few to say by how much"
+    return ""
 
 
 def lead(report: Report) -> list[str]:

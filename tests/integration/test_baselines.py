@@ -85,6 +85,13 @@ def test_a_word_filter_reaches_prompts_with_the_word_alone(place: Path) -> None:
     (shown,) = workflow.generate(str(place / "m0"), ["a cat"], [0], place / "shown", 2, device="cpu")
     (struck,) = workflow.generate(str(folder), ["a cat"], [0], place / "struck", 2, device="cpu")
     assert shown.read_bytes() != struck.read_bytes()
+    for do in (
+        lambda: workflow.export(folder, "lora", place / "hidden.safetensors"),
+        lambda: run(place, "noop", "on-hidden", model=str(folder), concept="owl"),
+    ):
+        with pytest.raises(InputError, match="word_filter, which hides the concept in prompts and changes no weights"):
+            do()
+    assert not (place / "hidden.safetensors").exists() and not (place / "on-hidden").exists()
 
 
 def test_a_word_filter_passes_direct_prompts_and_fails_synonyms_and_attacks(

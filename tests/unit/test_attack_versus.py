@@ -93,8 +93,8 @@ def test_the_part_shows_each_attack_of_each_run_and_the_curves() -> None:
         "c": attacked([]),
         "d": attacked(searched(8, pictures=3)),
     }
-    assert attacks_compared({"c": given["c"]}) == ""
-    page = attacks_compared(given)
+    assert attacks_compared({"c": given["c"]}, {}) == ""
+    page = attacks_compared(given, {})
     assert "<b>a" not in page and "&lt;b&gt;a" in page
     benign = page.split('<th scope="row">Benign')[1]
     cells = {name: benign.split(f'data-label="{name}">')[1].split("</td>")[0] for name in ("b", "c", "d")}
@@ -104,8 +104,12 @@ def test_the_part_shows_each_attack_of_each_run_and_the_curves() -> None:
     assert page.count("<svg") == 2 and ", by dose</figcaption>" in page
     assert "<strong>+100\u00a0points</strong>" in page
     assert "Not compared, d: Benign had 3 pictures a case at quick, not 2" in page
-    first_unattacked = attacks_compared({"c": given["c"], "b": given["b"]})
+    first_unattacked = attacks_compared({"c": given["c"], "b": given["b"]}, {})
     assert "Benign" in first_unattacked and "on equal cases" not in first_unattacked
+    for name, whose in (("b", "it lost"), ("<b>a", "it would be beside &lt;b&gt;a, which lost")):
+        ruined = attacks_compared(given, {name: "degenerate"})
+        assert "(degenerate)</th>" in ruined and f"Not compared, b: {whose} more than the concept" in ruined
+        assert "Run and attack" not in ruined, "what draws nothing must not seem to resist"
     assert "c was not attacked, so no run is compared with it" in first_unattacked and "was not attacked" not in page
 
 

@@ -321,6 +321,8 @@ def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, ca
     out = capsys.readouterr().out
     assert out.index("runs/a") < out.index("forget_accuracy") < out.index("runs/b") < out.rindex("forget_accuracy")
     workflow.rescore = lambda folder, on_event: [SCORE]
+    assert main(["eval", "runs/a", "--rows"]) == 2 and "it was never judged" in error_of(capsys)
+    Path("runs/a/rows.jsonl").touch()
     assert main(["eval", "runs/a", "--rows"]) == 0 and "forget_accuracy" in capsys.readouterr().out
     assert main(["eval", "runs/a", "--rows", "--judge", "clip"]) == 2
     assert "--rows computes scores of the pictures that there are" in error_of(capsys)
@@ -343,7 +345,8 @@ def test_several_runs_are_judged_with_one_set_of_the_bases_pictures(workflow, ca
 
     monkeypatch.setattr(workflow, "evaluate", stopped)
     assert main(["eval", "runs/a", "runs/b", "runs/c", "--judge", "clip:model=a b"]) == 130
-    assert error_of(capsys) == "stopped; start again with: erase eval runs/b runs/c --judge 'clip:model=a b'"
+    again = "stopped; start again with: erase eval runs/b runs/c --judge 'clip:model=a b'"
+    assert error_of(capsys) == f"{again}; then all on one page: erase eval runs/a runs/b runs/c --rows"
     assert main(["eval", "runs/b", "runs/c", "--cache", "kept here", "--offline"]) == 130
     assert error_of(capsys).endswith("erase eval runs/b runs/c --cache 'kept here' --offline")
     monkeypatch.setattr("erase.golds.evaluate", stopped)
