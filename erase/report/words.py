@@ -47,10 +47,9 @@ def headline(report: Report) -> str:
         return f"The training against “{name}” is done; nothing has been judged."
     listed = any(file.get("role") == "forget" for file in report.prompt_files)
     asked = "the prompts given" if listed else "direct prompts"
-    few = _too_few(report)
-    if few:
-        return f"“{name}” {verb} drawn less on {asked}, but {few}."
     back = f"come{'s' if verb == 'is' else ''} back under attack" if _brought_back(report) else ""
+    if few := _too_few(report):  # what an attack brought back is not gone, however few the pictures
+        return f"“{name}” {verb} drawn less on {asked}, but {back or few}."
     return {
         "suppressed": f"“{name}” {verb} suppressed on {asked}{back and f', but {back}'}.",
         "weaker": f"“{name}” {verb} weaker on {asked}, but not gone{back and f', and {back}'}.",

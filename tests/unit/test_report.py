@@ -268,6 +268,8 @@ def test_words_say_what_other_ways_to_ask_and_attacks_found():
     table += [Score("attack.relearning.excess", "after", 0.5, 0.2, 0.8, 8, False, 8, "tango", p=0.01, p_holm=0.02)]
     found = report(scores=table)
     assert headline(found) == "“cat” is suppressed on direct prompts, but comes back under attack."
+    table[1] = Score("forget_accuracy", "after", 0.02, 0, 0.12, 40, False, 40, "wilson")  # few, and it came back
+    assert headline(report(scores=table)) == "“cat” is drawn less on direct prompts, but comes back under attack."
     assert "relearning +50\u00a0% [20 to 80\u00a0%]." in lead(found)[0] and "p4d" not in lead(found)[0]
     assert "on the prompts given" in headline(report(scores=table, prompt_files=[{"role": "forget", "name": "a.csv"}]))
 
